@@ -1,0 +1,83 @@
+"""What a small network sees in a face, learned from synthetic heads alone: no downloads.
+
+Trained once by `emoportraits_jax.training.face_features` and shipped in `assets`. It stands where
+the paper uses pretrained networks: its feature maps give the perceptual loss (VGG, VGGFace, gaze),
+its head pose and its 19 regions serve the small models in `animate`.
+"""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from emoportraits_jax import geometry
+from emoportraits_jax.models.layers import Conv, GroupNorm
+
+ASSET = pathlib.Path(__file__).resolve().parents[1] / 'assets' / 'face_features'
+LICENCE = 'Apache-2.0, as this project: own training on own synthetic heads.'
+SIZE = 64  # Pixels: the side every image is brought to.
+REGIONS = 19  # The classes of BiSeNet (CelebAMask-HQ); 0 is background.
+BACKGROUND, NECKLACE, CLOTH = 0, 15, 16  # What training.md 1.3 leaves outside the head.
+
+
+class FaceFeatures(nn.Module):
+  """[B, S, S, 3] in [0, 1] -> a dict of what is seen; S a multiple of 64.
+
+  features     list of [B, 64, 64, C1], [B, 32, 32, C2], [B, 16, 16, C3], [B, 8, 8, C4]
+  head_pose    [B, 4, 4]: image space to canonical head space
+  landmarks    [B, 68, 2] in [-1, 1], iBug order
+  expression   [B, expressions], coefficients of the synthetic heads, about [0, 1]
+  identity     [B, identities], shape and colour parameters of the synthetic heads
+  regions      [B, 32, 32, 19] logits
+  """
+
+  expressions: int
+  identities: int
+  channels: tuple[int, ...] = (16, 32, 64, 128)
+  summary: int = 128
+
+  @nn.compact
+  def __call__(self, image):
+    x = 2 * geometry.resize(image, (SIZE, SIZE), 'area') - 1
+    features = []
+    for level, width in enumerate(self.channels):
+      # The first level has one layer only: full resolution is where the time goes.
+      for index in range(1 if level == 0 else 2):
+        strides = 2 if level and index == 0 else 1
+        x = Conv(width, (3, 3), strides=strides, name=f'conv_{level}_{index}')(x)
+        x = nn.relu(GroupNorm(groups=math.gcd(8, width), name=f'norm_{level}_{index}')(x))
+      features.append(x)
+
+    small = nn.relu(Conv(32, (1, 1), use_bias=True, name='squeeze')(x))
+    summary = nn.relu(nn.Dense(self.summary, name='summary')(small.reshape(len(x), -1)))
+    head = lambda size, name: nn.Dense(size, name=name)(summary)
+
+    middle = Conv(32, (3, 3), use_bias=True, name='regions_context')(x)
+    middle = geometry.resize(middle, features[1].shape[1:3], 'nearest')
+    middle = nn.relu(middle + Conv(32, (1, 1), name='regions_detail')(features[1]))
+    return dict(
+      features=features,
+      head_pose=_head_pose(head(12, 'head_pose')),
+      landmarks=head(68 * 2, 'landmarks').reshape(-1, 68, 2),
+      expression=head(self.expressions, 'expression'),
+      identity=head(self.identities, 'identity'),
+      regions=Conv(REGIONS, (3, 3), use_bias=True, name='regions')(middle),
+    )
+
+
+def _head_pose(x):
+  """[B, 12]: log scales, two columns of the rotation (about the identity), translation."""
+  upright = jnp.array([1, 0, 0, 0, 1, 0], x.dtype)
+  linear = jnp.exp(x[:, :3, None]) * geometry.rotation_from_6d(x[:, 3:9] + upright)
+  top = jnp.concatenate([linear, linear @ x[:, 9:, None]], axis=2)
+  bottom = jnp.broadcast_to(jnp.array([0, 0, 0, 1], x.dtype), (len(x), 1, 4))
+  return jnp.concatenate([top, bottom], axis=1)
+
+
+def matte(regions, size):
+  """Logits [B, h, w, 19] -> soft masks of the head, hair and neck: [B, size, size, 1] in [0, 1]."""
+  shares = jax.nn.softmax(regions, axis=-1)
+  outside = shares[..., BACKGROUND] + shares[..., NECKLACE] + shares[..., CLOTH]
+  return geometry.resize(1 - outside[..., None], (size, size), 'bilinear')
