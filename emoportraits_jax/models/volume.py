@@ -1,0 +1,56 @@
+"""The volume itself: residual blocks on the source's, a U-Net to the canonical one."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from emoportraits_jax.models import layers
+
+
+class SourceBlocks(nn.Module):
+  """Residual blocks on the appearance volume [B, D, h, w, C] -> same (architecture.md 6.6)."""
+
+  blocks: int
+  settings: layers.Settings
+
+  @nn.compact
+  def __call__(self, volume):
+    for index in range(self.blocks):
+      volume = layers.ResBlock(volume.shape[-1], self.settings, name=f'block_{index}')(volume)
+    return volume
+
+
+class CanonicalUNet(nn.Module):
+  """The un-expressed, upright volume -> canonical volume, [B, D, h, w, C] both (6.7).
+
+  Level i has channels[i]; between levels the volume shrinks by pooling[i]. Going up starts from a
+  *learned constant*, half as large as the lowest level: the source enters through the skips only.
+  `depth_factor` levels the depth up at the entry and down again at the exit.
+  """
+
+  channels: tuple[int, ...]
+  pooling: tuple[tuple[int, int, int], ...]
+  depth_factor: int
+  settings: layers.Settings
+
+  @nn.compact
+  def __call__(self, volume):
+    settings, batch, out = self.settings, volume.shape[0], volume.shape[-1]
+    block = lambda features, name: layers.ResBlock(features, settings, name=name)
+    x = layers.trilinear(volume, (self.depth_factor, 1, 1))
+    skips = []
+    for level, features in enumerate(self.channels):
+      if level > 0:
+        x = layers.average(x, self.pooling[level - 1])
+      x = block(features, f'down_{level}')(x)
+      skips.append(x)
+
+    shape = (*(size // 2 for size in x.shape[1:4]), self.channels[-1])
+    x = self.param('constant', nn.initializers.normal(1.0), shape).astype(settings.dtype)
+    x = jnp.broadcast_to(x, (batch, *shape))
+    for level, factors in reversed(list(enumerate([*self.pooling, (2, 2, 2)]))):
+      x = layers.trilinear(x, factors)
+      x = x + block(self.channels[level], f'skip_{level}')(skips[level])
+      x = block(self.channels[level - 1] if level else out, f'up_{level}')(x)
+    x = layers.average(x, (self.depth_factor, 1, 1))
+    x = nn.relu(settings.norm(name='norm')(x))
+    return settings.spectral(out, (1, 1, 1), use_bias=True, name='head')(x)

@@ -1,0 +1,58 @@
+"""Expression z and identity e -> a warp field between a face and its canonical, neutral form."""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from emoportraits_jax import geometry
+from emoportraits_jax.models import layers
+
+
+class WarpEmbedding(nn.Module):
+  """Mixes expression [B, Z] with identity [B, 4, 4, E] -> [B, 4, 4, E] (architecture.md 5.1)."""
+
+  settings: layers.Settings
+
+  @nn.compact
+  def __call__(self, expression, identity):
+    features = identity.shape[-1]
+    spread = self.settings.plain(16 * features, (), name='spread')(expression)
+    spread = spread.reshape(-1, 4, 4, features)
+    return self.settings.spectral(features, (1, 1), name='mix')(0.5 * (spread + identity))
+
+
+class WarpGenerator(nn.Module):
+  """An embedding [B, 4, 4, E] -> warp [B, D, h, w, 3] in float32 (architecture.md 6.5).
+
+  Starts from `channels[0]` at 4x4x4; step i upsamples by `upsampling[i]` (depth, height, width) and
+  goes to channels[i + 1]. If more depth comes out than the volume has, the last step averages it.
+  """
+
+  channels: tuple[int, ...]
+  upsampling: tuple[tuple[int, int, int], ...]
+  volume_depth: int
+  grid: str
+  settings: layers.Settings
+
+  @nn.compact
+  def __call__(self, embedding):
+    settings = self.settings
+    x = settings.spectral(4 * self.channels[0], (1, 1), name='start')(embedding)
+    x = jnp.moveaxis(x.reshape(*x.shape[:-1], 4, self.channels[0]), -2, 1)
+    for index, (features, factors) in enumerate(
+      zip(self.channels[1:], self.upsampling, strict=True)
+    ):
+      x = layers.trilinear(x, factors)
+      x = layers.ResBlock(features, settings, name=f'up_{index}')(x, embedding)
+    x = layers.average(x, (x.shape[1] // self.volume_depth, 1, 1))
+    x = nn.relu(settings.norm(name='norm')(x))
+    delta = settings.spectral(3, (3, 3, 3), use_bias=True, name='to_delta')(x)
+    delta = jnp.tanh(delta.astype(jnp.float32))
+    return geometry.identity_warp(delta.shape[1:4], self.grid) + delta
+
+
+def output_size(upsampling):
+  """(depth before the final averaging, height) of the warp of these upsampling steps."""
+  depths, heights, _ = zip(*upsampling, strict=True)
+  return 4 * math.prod(depths), 4 * math.prod(heights)
