@@ -1,0 +1,131 @@
+"""Clips of synthetic heads: seeds in, windows and views out. The same seeds give the same bytes.
+
+Identities are numbers. Those below HELD_OUT are for training; evaluation takes its own from
+HELD_OUT up, so that no model has seen them whatever number of identities it was trained on.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from data_pipelines import records, synthetic_heads
+
+HELD_OUT = {'validation': 1_000_000, 'test': 2_000_000}  # The first identity of each split.
+_SCRIPT, _POSE, _LIGHT, _TASK = range(4)  # Streams of random numbers.
+
+# Classes of BiSeNet (CelebAMask-HQ) that make up records.REGIONS.
+_REGION_CLASSES = ((2, 3, 4, 5), (11, 12, 13), (7, 8, 9))
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """One clip: who, doing what, seen from where.
+
+  `task` is one of synthetic_heads.TASKS or 'random': frames of independent random expressions
+  and poses. Clips of the same `script` and task show the same expressions frame by frame,
+  whoever shows them; poses of 'random' clips are the identity's own.
+  """
+
+  identity: int
+  task: str = 'random'
+  script: int = 0
+  camera: str = 'C'
+  level: str = 'strong'
+  frames: int = 32
+  seed: int = 0
+
+  @property
+  def name(self):
+    parts = (f'head{self.identity:07d}', self.task, self.level, f'{self.script:04d}', self.camera)
+    return '_'.join(parts)
+
+
+def identity(number):
+  """The identity parameters of head `number`: float32 [I]."""
+  return synthetic_heads.sample_identity(np.random.default_rng(number))
+
+
+def motion(clip):
+  """(expressions [T, K], head poses [T, 4, 4]) of a clip."""
+  if clip.task != 'random':
+    rng = np.random.default_rng(
+      [_TASK, clip.seed, clip.script, synthetic_heads.TASKS.index(clip.task)]
+    )
+    return synthetic_heads.trajectory(clip.task, rng, clip.frames, clip.level)
+  script = np.random.default_rng([_SCRIPT, clip.seed, clip.script])
+  poses = np.random.default_rng([_POSE, clip.seed, clip.identity, clip.script])
+  return (
+    np.stack([synthetic_heads.sample_expression(script) for _ in range(clip.frames)]),
+    np.stack([synthetic_heads.sample_head_pose(poses) for _ in range(clip.frames)]),
+  )
+
+
+def light(clip):
+  """The light of a clip: one for each identity and script."""
+  return synthetic_heads.sample_light(
+    np.random.default_rng([_LIGHT, clip.seed, clip.identity, clip.script])
+  )
+
+
+def render_window(clip, size):
+  """A `records.Window` of all frames of the clip at `size` pixels."""
+  expressions, head_poses = motion(clip)
+  who, lit = identity(clip.identity), light(clip)
+  frames = [
+    synthetic_heads.render(who, expression, pose, light=lit, camera=clip.camera, size=size)
+    for expression, pose in zip(expressions, head_poses, strict=True)
+  ]
+  emotions = [int(frame.emotion) for frame in frames]
+  return records.Window(
+    frames=np.stack([frame.image for frame in frames]),
+    mattes=np.stack([frame.matte for frame in frames]),
+    regions=np.stack([regions_from_labels(frame.labels) for frame in frames]),
+    labels=np.stack([frame.labels for frame in frames]),
+    landmarks=np.stack([landmarks(frame) for frame in frames]),
+    head_pose=np.stack([frame.head_pose for frame in frames]).astype(np.float32),
+    expression=np.stack([frame.expression for frame in frames]).astype(np.float32),
+    frame_index=np.arange(len(frames), dtype=np.int32),
+    face_scale=np.ones(len(frames), np.float32),
+    meta={
+      'clip': clip.name,
+      'source': 'synthetic',
+      'identity': f'head{clip.identity:07d}',
+      'task': clip.task,
+      'level': clip.level,
+      'camera': clip.camera,
+      'script': clip.script,
+      'emotions': emotions,
+      'intensities': [round(float(frame.intensity), 4) for frame in frames],
+    },
+  )
+
+
+def view(frame):
+  """What pairs need of a rendered frame: the keys of video_pairs' views."""
+  return {
+    'image': frame.image,
+    'mask': frame.matte,
+    'regions': regions_from_labels(frame.labels),
+    'landmarks': landmarks(frame),
+    'head_pose': np.asarray(frame.head_pose, np.float32),
+    'expression': np.asarray(frame.expression, np.float32),
+  }
+
+
+def landmarks(frame):
+  """float32 [68, 3] in [-1, 1]: where the landmarks are seen, and their depth in image space."""
+  size = len(frame.image)
+  seen = 2 * np.asarray(frame.landmarks, np.float32) / size - 1
+  canonical = np.concatenate([frame.landmarks_3d, np.ones((68, 1))], axis=1)
+  depth = (canonical @ np.linalg.inv(frame.head_pose).T)[:, 2:3]
+  return np.concatenate([seen, depth], axis=1).astype(np.float32)
+
+
+def regions_from_labels(labels):
+  """uint8 [H, W, 3] soft masks of records.REGIONS from uint8 [H, W] BiSeNet classes."""
+  table = np.zeros((256, 3), np.uint8)
+  for channel, classes in enumerate(_REGION_CLASSES):
+    table[list(classes), channel] = 255
+  side = 2 * (len(labels) // 128) + 1  # About a pixel of softness at 64, five at 256.
+  return cv2.blur(table[labels], (side, side)) if side > 1 else table[labels]
