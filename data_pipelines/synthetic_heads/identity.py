@@ -1,0 +1,258 @@
+"""Identities: who a head is, as a vector of named numbers.
+
+Names that end in a shape (`headWidth`, ...) lie in [-1, 1] and move vertices linearly; the rest lie in
+[0, 1] (`hairPart`, `backgroundTurn`: [-1, 1]) and choose colours, hair, beard, glasses, clothes, background.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from data_pipelines.synthetic_heads import mesh
+from data_pipelines.synthetic_heads.mesh import bump, smooth
+
+SHAPE_NAMES = (
+  'headWidth', 'headHeight', 'headDepth', 'faceLength', 'jawWidth', 'chinLength', 'chinWidth',
+  'chinForward', 'cheekbones', 'cheekFullness', 'foreheadSlope', 'browRidge', 'eyeSpacing',
+  'eyeHeight', 'eyeSize', 'eyeTilt', 'eyeHooded', 'browHeight', 'browTilt', 'noseLength',
+  'noseWidth', 'noseBridge', 'noseForward', 'noseTipUp', 'mouthWidth', 'mouthHeight', 'upperLip',
+  'lowerLip', 'earSize', 'earOut', 'neckWidth', 'shoulderWidth',
+)  # fmt: skip
+LOOK_NAMES = (
+  'skinTone', 'skinWarmth', 'skinBlush', 'freckles', 'wrinkles', 'lipRedness', 'lipDarkness',
+  'eyeColour', 'eyeLightness', 'lashes', 'browThickness', 'browDarkness', 'hairColour', 'hairGrey',
+  'hairStyle', 'hairVolume', 'hairline', 'hairPart', 'beard', 'beardDensity', 'glasses',
+  'clothesHue', 'clothesLightness', 'collar', 'backgroundHue', 'backgroundLightness',
+  'backgroundTurn', 'backgroundPattern',
+)  # fmt: skip
+IDENTITY_NAMES = SHAPE_NAMES + LOOK_NAMES
+INDEX = {name: index for index, name in enumerate(IDENTITY_NAMES)}
+SIGNED = frozenset(('hairPart', 'backgroundTurn'))
+HAIR_STYLES = ('bald', 'receding', 'short', 'side', 'curly', 'bob', 'long', 'bun')
+BEARDS = ('none', 'stubble', 'moustache', 'goatee', 'full')
+
+
+def sample_identity(rng):
+  """A random identity [I] float32."""
+  shape = np.clip(rng.normal(0, 0.5, len(SHAPE_NAMES)), -1, 1)
+  look = rng.uniform(0, 1, len(LOOK_NAMES))
+  for name in SIGNED:
+    look[LOOK_NAMES.index(name)] = 2 * look[LOOK_NAMES.index(name)] - 1
+  result = np.concatenate([shape, look])
+  if result[INDEX['hairStyle']] > 0.6:  # Long hair and beards together are rare.
+    result[INDEX['beard']] *= 0.5
+  return result.astype(np.float32)
+
+
+def value(identity, name):
+  return float(identity[INDEX[name]])
+
+
+def choice(identity, name, options):
+  """The option that a number in [0, 1] stands for: equal parts."""
+  return options[min(int(value(identity, name) * len(options)), len(options) - 1)]
+
+
+def mirror(identity):
+  """The identity [..., I] of the mirrored head."""
+  result = np.array(identity)
+  for name in SIGNED:
+    result[..., INDEX[name]] *= -1
+  return result
+
+
+def _basis(template):
+  """Fields [N,3] of the shape names, at a coefficient of 1."""
+  # Texture-like rest coordinates (eyes, teeth, tongue, ears) are not places: use points there.
+  skin = (template.part == mesh.SKIN) | (template.part == mesh.LIP)
+  place = np.where(skin[:, None], template.rest, template.points)
+  x, y, z = place.T
+  side, sign = np.abs(x), np.sign(x)
+  front = smooth(z, 0.12, -0.10)
+  head = smooth(y, 0.62, 0.42)
+  flat = lambda cx, cy, rx, ry: smooth(np.hypot((side - cx) / rx, (y - cy) / ry), 2.0, 1.0) * front
+  # Everything within a plateau moves as one piece, so that lids stay on their eyeballs.
+  eye = flat(mesh.EYE_X, mesh.EYE_Y, 0.145, 0.125)
+  mouth = flat(0, mesh.MOUTH_Y, 0.24, 0.13)
+  skin_face = front * skin
+  gauss = lambda cx, cy, rx, ry: bump(side, y, (cx, cy), (rx, ry)) * front
+  hair = template.part == mesh.HAIR
+  ear = template.part == mesh.EAR
+  zero = 0 * x
+  jaw = smooth(y, 0.05, 0.32) * smooth(y, 0.66, 0.50) * (1 - 0.6 * mouth)
+  lower_face = smooth(y, 0.02, 0.50)
+  centre_ear = (side - 0.42) * ear
+  upper_lip = skin * ~template.lower * front * bump(side, y, (0, 0.25), (0.13, 0.03))
+  lower_lip = skin * template.lower * front * bump(side, y, (0, 0.30), (0.13, 0.035))
+  brow = skin_face * bump(side, y, (0.18, -0.235), (0.13, 0.04))
+  nose = skin_face * bump(side, y, (0, 0.06), (0.07, 0.10))
+  tip = skin_face * bump(side, y, (0, 0.09), (0.06, 0.04))
+  yield 'headWidth', (0.055 * x / 0.4 * head, zero, zero)
+  yield 'headHeight', (zero, -0.07 * smooth(y, -0.25, -0.75), zero)
+  yield 'headDepth', (zero, zero, 0.07 * smooth(z, -0.1, 0.4) * head)
+  yield 'faceLength', (zero, 0.045 * lower_face * smooth(z, 0.1, -0.1), zero)
+  yield 'jawWidth', (0.050 * np.clip(x / 0.25, -1, 1) * jaw, zero, zero)
+  yield 'chinLength', (zero, 0.040 * skin_face * smooth(y, 0.36, 0.50), zero)
+  yield (
+    'chinWidth',
+    (0.030 * np.clip(x / 0.12, -1, 1) * gauss(0.1, 0.46, 0.12, 0.06) * skin, zero, zero),
+  )
+  yield 'chinForward', (zero, zero, -0.035 * gauss(0, 0.47, 0.13, 0.06) * skin)
+  yield (
+    'cheekbones',
+    (
+      0.022 * sign * gauss(0.33, 0.02, 0.08, 0.08),
+      zero,
+      -0.020 * gauss(0.28, 0.03, 0.07, 0.07) * skin,
+    ),
+  )
+  full = gauss(0.27, 0.20, 0.09, 0.10) * skin
+  yield 'cheekFullness', (0.032 * sign * full, zero, -0.030 * full)
+  yield 'foreheadSlope', (zero, zero, 0.04 * smooth(y, -0.25, -0.55) * front)
+  yield 'browRidge', (zero, zero, -0.020 * brow)
+  yield 'eyeSpacing', (0.026 * sign * eye, zero, zero)
+  yield 'eyeHeight', (zero, 0.022 * eye, zero)
+  ex, ey, ez = x - sign * mesh.EYE_X, y - mesh.EYE_Y, z + 0.37
+  yield 'eyeSize', (0.14 * ex * eye, 0.14 * ey * eye, 0.14 * np.clip(ez, -0.05, 0.1) * eye * 0.6)
+  yield 'eyeTilt', (0.14 * sign * ey * eye, -0.14 * sign * ex * eye, zero)
+  yield 'eyeHooded', (zero, zero, zero)  # Filled in with the blink's own field.
+  yield 'browHeight', (zero, -0.022 * brow, zero)
+  yield 'browTilt', (zero, -0.16 * (side - 0.17) * brow, zero)
+  yield 'noseLength', (zero, 0.026 * skin_face * bump(side, y, (0, 0.10), (0.09, 0.06)), zero)
+  yield 'noseWidth', (0.30 * x * skin_face * bump(side, y, (0, 0.085), (0.10, 0.055)), zero, zero)
+  yield 'noseBridge', (zero, zero, -0.030 * skin_face * bump(side, y, (0, -0.06), (0.035, 0.07)))
+  yield 'noseForward', (zero, zero, -0.042 * nose)
+  yield 'noseTipUp', (zero, -0.022 * tip, zero)
+  yield 'mouthWidth', (0.16 * x * mouth, zero, zero)
+  yield 'mouthHeight', (zero, 0.020 * mouth, zero)
+  line = y - mesh.MOUTH_Y
+  yield 'upperLip', (zero, 0.38 * line * upper_lip, -0.012 * upper_lip)
+  yield 'lowerLip', (zero, 0.38 * line * lower_lip, -0.014 * lower_lip)
+  yield 'earSize', (0.10 * sign * centre_ear, 0.22 * (y + 0.03) * ear, 0.22 * (z - 0.05) * ear)
+  yield 'earOut', (0.030 * sign * ear * smooth(z, 0.02, 0.12), zero, zero)
+  neck = smooth(y, 0.45, 0.62) * skin
+  yield (
+    'neckWidth',
+    (0.14 * x * neck * smooth(y, 1.0, 0.8), zero, 0.05 * neck * z * smooth(y, 1.0, 0.8)),
+  )
+  yield 'shoulderWidth', (0.14 * x * smooth(y, 0.78, 1.0), zero, zero)
+  del hair
+
+
+def _on_head(template):
+  """Hair and ears follow the skull's own fields; eyes, teeth and tongue the face's plateaus."""
+
+
+@functools.cache
+def basis():
+  """The shape fields [S, N, 3] float32."""
+  template = mesh.template()
+  named = dict(_basis(template))
+  if set(named) != set(SHAPE_NAMES):
+    raise AssertionError('Shape names and fields differ.')
+  result = np.stack([np.stack(np.broadcast_arrays(*named[name]), -1) for name in SHAPE_NAMES])
+  from data_pipelines.synthetic_heads import expression
+
+  for name in ('eyeBlinkLeft', 'eyeBlinkRight'):
+    index, move = expression.fields()[expression.INDEX[name]]
+    result[SHAPE_NAMES.index('eyeHooded')][index] += 0.16 * move
+  return (np.round(result * 2.0**20) / 2.0**20).astype(np.float32)
+
+
+def _hairline(angle, style, lift):
+  """How low hair grows, y, at `angle` degrees (0 in front), for a style and a receding `lift`."""
+  size = np.abs(angle)
+  front = -0.485 - 0.10 * lift
+  temple = -0.40 - 0.12 * lift
+  line = front + (temple - front) * smooth(size, 15, 50)
+  line = line + (-0.02 - line) * smooth(size, 55, 72)
+  line = line + (0.20 - line) * smooth(size, 95, 125)
+  if style == 'receding':
+    crown = -0.62 + 0.45 * smooth(size, 55, 80)
+    line = np.where(size < 90, np.minimum(line, crown), line)
+    line = np.where(size < 60, -0.72, line)
+  return line
+
+
+@functools.lru_cache(maxsize=64)
+def _hair_points(style, volume, lift, part):
+  """Where the hair shell of a template head lies: [n,3] float32."""
+  template = mesh.template()
+  where = template.grid['hair']
+  base, angle, row = template.rest[where], template.angle[where], template.grid['hair_row']
+  size = np.abs(angle)
+  centre = np.array([0, -0.15, 0.05])
+  normal = base - centre
+  normal[:, 1] *= 0.8
+  normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+  thick = dict(receding=0.025, short=0.045, side=0.07, curly=0.15, bob=0.07, long=0.065, bun=0.035)
+  amount = thick.get(style, 0.03) * (0.6 + 0.8 * volume)
+  line = _hairline(angle, style, lift)
+  grown = smooth(line - base[:, 1], -0.025, 0.10 if style != 'curly' else 0.16)
+  thickness = -0.05 + (amount + 0.05) * grown
+  if style == 'side':  # A wave to one side of the parting.
+    thickness += grown * 0.045 * bump(angle, base[:, 1], (35 * np.sign(part), -0.62), (40, 0.16))
+    thickness -= grown * 0.035 * bump(angle, base[:, 1], (-28 * np.sign(part), -0.60), (9, 0.20))
+  if style == 'curly':
+    wave = np.sin(angle * 0.21) * np.sin(row * 4.4) + np.cos(angle * 0.13) * np.sin(row * 2.6)
+    thickness += 0.018 * grown * wave
+  points = base + normal * thickness[:, None]
+  if style in ('bob', 'long'):
+    end = 0.40 if style == 'bob' else 0.86
+    q = np.clip((row - 5.2) / 6.8, 0, 1)
+    outside = smooth(size, 62, 84)
+    hang = q > 0
+    start = mesh.loft(np.full_like(row, 5.2), angle)
+    flare = 1 + 0.12 * np.sin(np.pi * q) + (0.05 if style == 'long' else 0.0) * q
+    radius = 1 + (amount + 0.03) / 0.42
+    hung = np.stack(
+      [
+        start[:, 0] * radius * flare,
+        start[:, 1] + q * (end - start[:, 1]),
+        0.05 + (start[:, 2] - 0.05) * radius + 0.02 * q,
+      ],
+      -1,
+    )
+    # The last ring turns in under itself.
+    hung[q >= 0.99] = hung[q >= 0.99] * [0.86, 1.0, 0.9]
+    tucked = np.stack([0.8 * hung[:, 0], hung[:, 1], 0.12 + 0 * q], -1)
+    hung = tucked + (hung - tucked) * outside[:, None]
+    keep = hang & (size > 55)
+    points = np.where(keep[:, None], hung, points)
+  return (np.round(points * 2.0**20) / 2.0**20).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """A head without expression: points [N,3] float32; triangles [M] bool: which of them it has."""
+
+  points: np.ndarray
+  triangles: np.ndarray
+
+
+@functools.lru_cache(maxsize=256)
+def _shape(key):
+  identity = np.frombuffer(key, np.float32)
+  template = mesh.template()
+  points = template.points.astype(np.float32)
+  style = choice(identity, 'hairStyle', HAIR_STYLES)
+  # Steps, so that the shells of a process can be kept.
+  step = lambda name: round(value(identity, name) * 4) / 4
+  part = 1.0 if value(identity, 'hairPart') > 0 else -1.0
+  points[template.grid['hair']] = _hair_points(style, step('hairVolume'), step('hairline'), part)
+  for coefficient, field in zip(identity[: len(SHAPE_NAMES)], basis(), strict=True):
+    points += coefficient * field
+  drop = {'bun'} if style != 'bun' else set()
+  drop |= {'hair'} if style == 'bald' else set()
+  if value(identity, 'glasses') < 0.78:
+    drop |= {'rim_1', 'rim_-1', 'temple_1', 'temple_-1', 'bridge'}
+  gone = np.zeros(len(points), bool)
+  for name in drop:
+    gone[template.grid[name]] = True
+  return Shape(points, ~gone[template.triangles[:, 0]])
+
+
+def shape(identity):
+  """The neutral head of an identity [I]; kept for the last few."""
+  return _shape(np.ascontiguousarray(identity, np.float32).tobytes())

@@ -1,0 +1,394 @@
+"""The template head: one triangle mesh, built once per process from smooth curves.
+
+Space is the project's (geometry.py): x right, y down, z away from the viewer; the face, brows to chin
+and ear to ear, fills about [-0.5, 0.5]. The subject's left is at x > 0.
+
+The skin is a loft: rings of a key profile (front and back points, half width) from the crown to the
+shoulders, with columns in angle around the vertical axis. Eyes and mouth are slits: the vertices of a
+row between two columns exist twice, and lids and lips are the cells on either side. Every vertex keeps
+the coordinates it had before the eyes were opened (`rest`): colour, labels and deformation fields are
+functions of those, so that they are exact for every identity and expression.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+SKIN, EAR, EYE, MOUTH, TEETH, TONGUE, HAIR, GLASSES, LIP = range(9)  # Materials of triangles.
+
+EYE_X, EYE_Y, EYE_RADIUS = 0.19, -0.10, 0.125
+EYE_UP, EYE_DOWN = 0.052, 0.030  # How far the lids of the template stand open.
+MOUTH_Y = 0.27
+JAW_HINGE = (0.02, 0.04)  # y, z
+
+# Rings from crown to shoulders: front y, front z, back y, back z, half width.
+_PROFILE = np.array(
+  [
+    (-0.790, 0.06, -0.790, 0.07, 0.001),
+    (-0.755, -0.12, -0.760, 0.25, 0.210),
+    (-0.645, -0.265, -0.67, 0.385, 0.330),
+    (-0.500, -0.350, -0.53, 0.455, 0.390),
+    (-0.360, -0.385, -0.38, 0.480, 0.410),
+    (-0.220, -0.400, -0.22, 0.480, 0.418),
+    (-0.100, -0.385, -0.10, 0.460, 0.418),
+    (0.050, -0.395, 0.02, 0.420, 0.412),
+    (0.150, -0.400, 0.08, 0.380, 0.400),
+    (0.270, -0.405, 0.15, 0.330, 0.385),
+    (0.380, -0.385, 0.19, 0.300, 0.362),
+    (0.455, -0.385, 0.22, 0.280, 0.340),
+    (0.510, -0.330, 0.25, 0.270, 0.305),
+    (0.520, -0.210, 0.29, 0.260, 0.265),
+    (0.550, -0.100, 0.35, 0.250, 0.238),
+    (0.660, -0.060, 0.48, 0.250, 0.232),
+    (0.800, -0.080, 0.62, 0.260, 0.265),
+    (0.910, -0.130, 0.74, 0.280, 0.420),
+    (1.000, -0.170, 0.84, 0.285, 0.640),
+    (1.150, -0.210, 1.05, 0.285, 0.800),
+    (1.500, -0.230, 1.50, 0.260, 0.880),
+  ]
+)
+_ROWS = np.unique(
+  np.round(
+    np.concatenate(
+      [
+        [0, 0.4, 0.8, 1.2, 1.6, 2, 2.4, 2.8, 3.2, 3.6, 4, 4.3, 4.55],
+        np.arange(4.75, 7, 0.125),
+        np.arange(7, 8.3, 0.1),
+        np.arange(8.3, 10.01, 0.1),
+        np.arange(10.25, 12.6, 0.25),
+        [13, 13.5, 14, 14.5, 15, 15.5, 16, 16.5, 17, 17.5, 18, 18.5, 19, 20],
+      ]
+    ),
+    4,
+  )
+)
+_FRONT = np.arange(-24, 25) * 2.5
+_SIDE = np.array([67.5, 75, 82.5, 90, 100, 110, 120, 135, 150, 165])
+_COLUMNS = np.concatenate([-_SIDE[::-1], _FRONT, _SIDE, [180.0]])
+_EYE_COLUMNS, _MOUTH_COLUMN = (12.5, 42.5), 22.5
+
+
+def smooth(value, start, end):
+  """Cubic step from 0 at `start` to 1 at `end` (start may be the larger)."""
+  step = np.clip((value - start) / (end - start), 0, 1)
+  return step * step * (3 - 2 * step)
+
+
+def bump(x, y, centre, radius):
+  """A Gaussian of (x, y) with the given centre and standard deviations."""
+  return np.exp(-0.5 * (((x - centre[0]) / radius[0]) ** 2 + ((y - centre[1]) / radius[1]) ** 2))
+
+
+def loft(row, angle):
+  """The plain skull: points [..., 3] at profile position `row` and `angle` (degrees, 0 in front)."""
+  profile = PchipInterpolator(np.arange(len(_PROFILE)), _PROFILE)(row)
+  front_y, front_z, back_y, back_z, width = np.moveaxis(profile, -1, 0)
+  sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
+  # Shoulders are flat boxes, the head an ellipse that is a little square in front.
+  square = np.where(row > 16, 0.8, 0.93)
+  x = width * np.sign(sine) * np.abs(sine) ** square
+  middle = 0.05
+  depth = np.where(cosine > 0, middle - front_z, back_z - middle)
+  z = middle - depth * np.sign(cosine) * np.abs(cosine) ** np.where(cosine > 0, 0.85, 1.0)
+  y = front_y + (back_y - front_y) * smooth(np.abs(angle), 22, 105)
+  return np.stack([x, y, z], -1)
+
+
+def _features(rest):
+  """What the face adds to the loft: brow ridge, sockets, nose, cheeks, lips, chin. [N,3] -> [N,3]."""
+  x, y, z = rest.T
+  side, front = np.abs(x), smooth(z, 0.1, -0.1)
+  move = np.zeros_like(rest)
+  move[:, 2] -= 0.018 * bump(side, y, (0.17, -0.235), (0.12, 0.04)) * front
+  move[:, 2] += 0.030 * bump(side, y, (EYE_X, EYE_Y), (0.085, 0.055)) * front
+  move[:, 2] -= 0.030 * bump(side, y, (0.24, 0.06), (0.08, 0.07)) * front
+  move[:, 2] -= 0.022 * bump(side, y, (0.0, 0.455), (0.09, 0.045)) * front
+  move[:, 2] += 0.014 * bump(side, y, (0.0, 0.375), (0.10, 0.025)) * front
+  # The nose: a ridge that grows to the tip and turns under, with two wings.
+  height = 0.150 * smooth(y, -0.19, 0.09) ** 1.2 * smooth(y, 0.152, 0.090)
+  width = 0.030 + 0.026 * smooth(y, -0.06, 0.09)
+  move[:, 2] -= height * np.exp(-0.5 * (side / width) ** 2) * front
+  move[:, 2] -= 0.052 * bump(side, y, (0.066, 0.098), (0.026, 0.028)) * front
+  move[:, 1] += 0.012 * bump(side, y, (0, 0.085), (0.06, 0.035)) * front
+  # Lips: two rolls on either side of the mouth line, a philtrum above.
+  across = np.clip(side / 0.158, 0, 1)
+  roll = (1 - across**2) ** 0.6
+  move[:, 2] -= 0.034 * roll * np.exp(-0.5 * ((y - 0.250) / 0.020) ** 2) * front
+  move[:, 2] -= 0.038 * roll * np.exp(-0.5 * ((y - 0.297) / 0.024) ** 2) * front
+  move[:, 2] += 0.014 * np.exp(-0.5 * ((y - MOUTH_Y) / 0.006) ** 2) * (across < 1) * front
+  move[:, 2] += 0.006 * bump(x, y, (0, 0.195), (0.012, 0.03)) * front
+  return move
+
+
+def lid_depth(x, y, z):
+  """Pushes skin in front of the eyeball: z of points, brought forward to a shell around the eye."""
+  shell = EYE_RADIUS + 0.008
+  distance = (np.abs(x) - EYE_X) ** 2 + (y - EYE_Y) ** 2
+  ball = EYE_Z - np.sqrt(np.maximum(shell**2 - distance, 1e-6))
+  ball = np.where(distance < (0.97 * shell) ** 2, ball, 10.0)
+  gap = 0.012  # A soft minimum: lids flow into the cheek without a crease.
+  h = np.clip(0.5 + 0.5 * (z - ball) / gap, 0, 1)
+  return np.where(ball > 5, z, z + (ball - z) * h - gap * h * (1 - h))
+
+
+EYE_Z = -0.262
+
+
+def eye_opening(x, y, is_lower, up, down):
+  """Vertical displacement that opens the slit by `up` and `down` (template units) with almond lids."""
+  along = (np.abs(x) - EYE_X) / 0.098
+  almond = np.maximum(1 - np.abs(along) ** 2.2, 0) ** 0.75
+  above = -up * almond * np.clip(1 - (EYE_Y - y) / 0.085, 0, 1)
+  below = down * almond * np.clip(1 - (y - EYE_Y) / 0.085, 0, 1)
+  return np.where(is_lower, below, above)
+
+
+def _grid(upper, lower):
+  """Triangles of a wrapped grid whose cell row r spans upper[r] to lower[r]."""
+  a, b = upper, np.roll(upper, -1, 1)
+  c, d = lower, np.roll(lower, -1, 1)
+  return np.concatenate(
+    [np.stack([a, c, b], -1).reshape(-1, 3), np.stack([b, c, d], -1).reshape(-1, 3)]
+  )
+
+
+def _open_grid(index):
+  """Triangles of a grid of vertex indices [R, C] that does not wrap."""
+  a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
+  return np.concatenate(
+    [np.stack([a, c, b], -1).reshape(-1, 3), np.stack([b, c, d], -1).reshape(-1, 3)]
+  )
+
+
+@dataclasses.dataclass
+class Template:
+  """points, rest [N,3] float64; lower [N] bool (below a slit); skin [N] (index 0..n_skin are skin);
+
+  part [N] material, side [N] in -1, 0, 1; triangles [M,3], material [M], triangle_side [M];
+  angle [N] degrees about the vertical axis; hair: slice of hair vertices; grid: name -> indices.
+  """
+
+  points: np.ndarray
+  rest: np.ndarray
+  lower: np.ndarray
+  part: np.ndarray
+  side: np.ndarray
+  angle: np.ndarray
+  triangles: np.ndarray
+  material: np.ndarray
+  triangle_side: np.ndarray
+  grid: dict
+
+
+class _Builder:
+  def __init__(self):
+    self.vertices, self.faces, self.count, self.grid = [], [], 0, {}
+
+  def add(self, name, points, triangles, part, *, rest=None, lower=None, side=0, angle=None):
+    number = len(points)
+    fill = lambda value, default: np.full(number, default) if value is None else value
+    self.vertices.append(
+      (
+        points,
+        points if rest is None else rest,
+        fill(lower, False),
+        np.full(number, part),
+        np.full(number, side),
+        fill(angle, 0.0),
+      )
+    )
+    self.faces.append(
+      (triangles + self.count, np.full(len(triangles), part), np.full(len(triangles), side))
+    )
+    self.grid[name] = slice(self.count, self.count + number)
+    self.count += number
+
+  def build(self):
+    arrays = [np.concatenate(column) for column in zip(*self.vertices, strict=True)]
+    faces = [np.concatenate(column) for column in zip(*self.faces, strict=True)]
+    return Template(*arrays, *faces, self.grid)
+
+
+def _skin(builder):
+  rows, columns = len(_ROWS), len(_COLUMNS)
+  row, angle = np.meshgrid(_ROWS, _COLUMNS, indexing='ij')
+  top = np.arange(rows * columns).reshape(rows, columns)
+  low = top.copy()
+  size = np.abs(_COLUMNS)
+  eye_row, mouth_row = int(np.argmin(np.abs(_ROWS - 6))), int(np.argmin(np.abs(_ROWS - 9)))
+  in_eye = (size > _EYE_COLUMNS[0]) & (size < _EYE_COLUMNS[1])
+  in_mouth = size < _MOUTH_COLUMN
+  extra = []
+  for slit_row, inside in ((eye_row, in_eye), (mouth_row, in_mouth)):
+    low[slit_row, inside] = rows * columns + len(extra) + np.arange(inside.sum())
+    extra += list(top[slit_row, inside])
+  source = np.concatenate([np.arange(rows * columns), extra]).astype(int)
+  row, angle = row.ravel()[source], angle.ravel()[source]
+  rest = loft(row, angle)
+  # Below a slit, or on the lower of two copies; the eye and the mouth do not overlap in rows.
+  lower = np.where(row < 7.6, row > 6, row > 9)
+  lower[rows * columns :] = True
+  points = rest + _features(rest)
+  skin_z = points[:, 2].copy()
+  points[:, 1] += eye_opening(rest[:, 0], rest[:, 1], lower, EYE_UP, EYE_DOWN) * (points[:, 2] < 0)
+  front = points[:, 2] < 0
+  points[front, 2] = lid_depth(*points[front].T)
+  triangles = _grid(low[:-1], top[1:])
+  builder.add('skin', points, triangles, SKIN, rest=rest, lower=lower, angle=angle)
+  builder.grid |= dict(top=top, low=low, eye_row=eye_row, mouth_row=mouth_row, skin_z=skin_z)
+
+  # The inside of the lips: from either rim inwards, so that an open mouth has lips with a thickness.
+  inside = np.flatnonzero(size <= _MOUTH_COLUMN)
+  for name, rim, sign in (('lip_upper', top, -1), ('lip_lower', low, 1)):
+    edge = rim[mouth_row, inside]
+    strips = [points[edge]]
+    for depth, away in ((0.022, 0.002), (0.060, 0.012)):
+      strips.append(points[edge] + np.array([0, sign * away, depth]))
+    index = np.arange(3 * len(edge)).reshape(3, -1)
+    builder.add(
+      name,
+      np.concatenate(strips),
+      _open_grid(index),
+      LIP,
+      rest=np.tile(rest[edge], (3, 1)),
+      lower=np.full(3 * len(edge), sign > 0),
+    )
+
+
+def _sphere(rows, columns):
+  """A unit sphere whose pole looks at the viewer: points [N,3] and triangles."""
+  polar, around = np.meshgrid(
+    np.linspace(0.0, np.pi * 0.62, rows), np.arange(columns) * 2 * np.pi / columns, indexing='ij'
+  )
+  points = np.stack(
+    [np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), -np.cos(polar)], -1
+  )
+  index = np.arange(rows * columns).reshape(rows, columns)
+  return points.reshape(-1, 3), _grid(index[:-1], index[1:])[:, ::-1]
+
+
+def _inside(builder):
+  ball, triangles = _sphere(9, 20)
+  for side in (-1, 1):
+    builder.add(
+      f'eye_{side}',
+      ball * EYE_RADIUS + [side * EYE_X, EYE_Y, EYE_Z],
+      triangles,
+      EYE,
+      rest=ball * EYE_RADIUS + [side * EYE_X, EYE_Y, EYE_Z],
+      side=side,
+    )
+  # The mouth: a dark curved wall behind the teeth, upper half fixed, lower half on the jaw.
+  u, v = np.meshgrid(np.linspace(-1, 1, 11), np.linspace(-1, 1, 9), indexing='ij')
+  wall = np.stack([0.19 * u, MOUTH_Y + 0.105 * v, -0.20 - 0.08 * np.maximum(u**2, v**2)], -1)
+  index = np.arange(u.size).reshape(u.shape)
+  builder.add('wall', wall.reshape(-1, 3), _open_grid(index), MOUTH, lower=(v > 0).ravel())
+  # Teeth: two arches. `rest` holds (x along the arch, height -1..1, 0) for their texture.
+  u, v = np.meshgrid(np.linspace(-1, 1, 17), np.linspace(0, 1, 4), indexing='ij')
+  index = np.arange(u.size).reshape(u.shape)
+  for name, sign in (('teeth_upper', -1), ('teeth_lower', 1)):
+    height = 0.062 if sign < 0 else 0.05
+    y = MOUTH_Y + (-0.052 + height * v if sign < 0 else 0.058 - height * v)
+    z = -0.372 + 0.17 * u**2 + (0.012 if sign > 0 else 0) - 0.012 * v
+    x = (0.135 if sign < 0 else 0.125) * np.sin(u * np.pi / 2 * 0.92)
+    points = np.stack([x, y, z], -1).reshape(-1, 3)
+    rest = np.stack([u, v, np.zeros_like(u)], -1).reshape(-1, 3)
+    builder.add(name, points, _open_grid(index), TEETH, rest=rest, lower=np.full(u.size, sign > 0))
+  ball, triangles = _sphere(10, 14)
+  tongue = ball * [0.085, 0.026, 0.14] + [0, MOUTH_Y + 0.055, -0.20]
+  builder.add('tongue', tongue, triangles, TONGUE, rest=ball, lower=np.full(len(ball), True))
+
+
+def _ears(builder):
+  # A dish with a thick rim. Polar grid: centre outwards, then round the back.
+  radius = np.array([0, 0.3, 0.55, 0.75, 0.9, 1.0, 1.02, 0.9, 0.6])
+  out = np.array([0.012, 0.010, 0.018, 0.016, 0.040, 0.042, 0.030, 0.004, -0.03])
+  around = np.arange(18) * 2 * np.pi / 18
+  r, a = np.meshgrid(radius, around, indexing='ij')
+  lift = np.broadcast_to(out[:, None], r.shape)
+  back = np.cos(a)  # 1 towards the back of the head
+  height = -np.sin(a)
+  ear_width = 0.060 * (1 - 0.30 * np.clip(-height, 0, 1) * 1.0)
+  y = -0.035 - 0.125 * r * height * 1.0
+  z = 0.075 + ear_width * r * back + 0.03 * (y + 0.03)
+  x = 0.408 + lift + 0.35 * ear_width * r * (back + 0.6) * 0.9 - 0.02 * np.clip(-height, 0, 1) * r
+  index = np.arange(r.size).reshape(r.shape)
+  for side in (-1, 1):
+    points = np.stack([side * x, y, z], -1).reshape(-1, 3)
+    triangles = _grid(index[:-1], index[1:])
+    triangles = triangles if side < 0 else triangles[:, ::-1]
+    rest = np.stack([r, a, lift], -1).reshape(-1, 3)
+    builder.add(f'ear_{side}', points, triangles, EAR, rest=rest, side=side)
+
+
+HAIR_ROWS = np.array(
+  [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.4, 3.8, 4.2, 4.6, 5, 5.5, 6, 6.5, 7, 7.6, 8.2, 9, 10, 11, 12]
+)
+HAIR_COLUMNS = np.concatenate(
+  [
+    np.arange(-80, 81, 5.0),
+    [87.5, 95, 105, 115, 130, 145, 162, 180, -162, -145, -130, -115, -105, -95, -87.5],
+  ]
+)
+
+
+def _hair(builder):
+  row, angle = np.meshgrid(HAIR_ROWS, HAIR_COLUMNS, indexing='ij')
+  points = loft(row.ravel(), angle.ravel())
+  index = np.arange(row.size).reshape(row.shape)
+  builder.add('hair', points, _grid(index[:-1], index[1:]), HAIR, rest=points, angle=angle.ravel())
+  builder.grid['hair_row'] = row.ravel()
+  ball, triangles = _sphere(9, 16)
+  # A whole ball for the bun: two caps.
+  whole = np.concatenate([ball, ball * [1, 1, -1]])
+  triangles = np.concatenate([triangles, triangles[:, ::-1] + len(ball)])
+  builder.add('bun', whole * 0.17 + [0, -0.80, 0.22], triangles, HAIR, rest=whole)
+
+
+def _glasses(builder):
+  """Two rims, a bridge and two temples, as square tubes in front of the eyes."""
+
+  def tube(path, closed, thickness):
+    path = np.asarray(path, float)
+    along = np.gradient(path, axis=0) if not closed else np.roll(path, -1, 0) - np.roll(path, 1, 0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    across = np.cross(along, [0, 0, 1.0] if np.abs(along[:, 2]).max() < 0.9 else [0, 1.0, 0])
+    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
+    other = np.cross(along, across)
+    ring = [across, other, -across, -other]
+    points = np.stack([path + thickness * r for r in ring], 1)  # [P, 4, 3]
+    index = np.arange(len(path) * 4).reshape(-1, 4)
+    if closed:
+      index = np.concatenate([index, index[:1]])
+    return points.reshape(-1, 3), _grid(index[:-1], index[1:])
+
+  turn = np.arange(24) * 2 * np.pi / 24
+  corner = (np.abs(np.cos(turn)) ** 3 + np.abs(np.sin(turn)) ** 3) ** (-1 / 3)
+  for side in (-1, 1):
+    x = side * (EYE_X + 0.002) + 0.128 * corner * np.cos(turn)
+    y = EYE_Y + 0.018 + 0.098 * corner * np.sin(turn)
+    z = -0.445 + 0.55 * np.maximum(np.abs(x) - 0.12, 0) ** 1.5
+    builder.add(f'rim_{side}', *tube(np.stack([x, y, z], -1), True, 0.011), GLASSES, side=side)
+    edge = EYE_X + 0.13
+    z_start = -0.445 + 0.55 * (edge - 0.12) ** 1.5
+    path = np.linspace([side * edge, EYE_Y - 0.02, z_start], [side * 0.435, EYE_Y - 0.03, 0.1], 5)
+    path[1:-1, 0] += side * 0.035
+    builder.add(f'temple_{side}', *tube(path, False, 0.011), GLASSES, side=side)
+  path = np.linspace([-0.068, EYE_Y + 0.0, -0.445], [0.068, EYE_Y + 0.0, -0.445], 5)
+  path[1:-1, 2] -= 0.012
+  path[1:-1, 1] -= 0.012
+  builder.add('bridge', *tube(path, False, 0.010), GLASSES)
+
+
+@functools.cache
+def template():
+  """The template head; built on first use and kept for the process."""
+  builder = _Builder()
+  _skin(builder)
+  _inside(builder)
+  _ears(builder)
+  _hair(builder)
+  _glasses(builder)
+  return builder.build()
