@@ -11,6 +11,7 @@ import numpy as np
 
 from data_pipelines import records, synthetic_heads
 
+TASKS = ('random', *getattr(synthetic_heads, 'TASKS', ()))
 HELD_OUT = {'validation': 1_000_000, 'test': 2_000_000}  # The first identity of each split.
 _SCRIPT, _POSE, _LIGHT, _TASK = range(4)  # Streams of random numbers.
 
@@ -37,8 +38,12 @@ class Clip:
 
   @property
   def name(self):
-    parts = (f'head{self.identity:07d}', self.task, self.level, f'{self.script:04d}', self.camera)
+    parts = (self.identity_name, self.task, self.level, f'{self.script:04d}', self.camera)
     return '_'.join(parts)
+
+  @property
+  def identity_name(self):
+    return f'head{self.identity:07d}'
 
 
 def identity(number):
@@ -90,7 +95,7 @@ def render_window(clip, size):
     meta={
       'clip': clip.name,
       'source': 'synthetic',
-      'identity': f'head{clip.identity:07d}',
+      'identity': clip.identity_name,
       'task': clip.task,
       'level': clip.level,
       'camera': clip.camera,

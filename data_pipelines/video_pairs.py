@@ -28,6 +28,7 @@ import time
 import cv2
 import grain
 import numpy as np
+from absl import flags
 
 from data_pipelines import augment, pair_sources, synthetic_heads
 from data_pipelines.records import RecordError
@@ -283,6 +284,8 @@ class PairIterator(grain.DatasetIterator):
     batches = self._dataset.stream[self._next :].to_iter_dataset(threads)
     if not workers:
       return batches
+    if not flags.FLAGS.is_parsed():  # Grain reads a flag of absl's, also where nobody uses absl.
+      flags.FLAGS.mark_as_parsed()
     return batches.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
       worker_init_fn=_start_worker,
