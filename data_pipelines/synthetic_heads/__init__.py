@@ -1,8 +1,12 @@
 """Synthetic heads with ground truth: a parametric 3D head, rendered, moved and given a voice.
 
-    identity = sample_identity(rng); frame = render(identity, emotion('happy'), head_pose(yaw=20))
+    who = sample_identity(rng)
+    frame = render(who, emotion('happy'), head_pose(yaw=20), camera='L', size=256)
+    expressions, head_poses = trajectory('wink', rng, frames=100, level='mild')
+    audio, expressions, head_poses = speech(rng, seconds=8)
 
-NumPy and SciPy only; safe in worker processes (the template is built once in each).
+NumPy and SciPy only; safe in worker processes, each of which builds the template once (0.3 s).
+The same arguments give the same bytes: see `render`.
 """
 
 from data_pipelines.synthetic_heads.expression import (
@@ -11,27 +15,56 @@ from data_pipelines.synthetic_heads.expression import (
   EXPRESSION_NAMES,
   coefficients,
   emotion,
+  emotion_label,
   look,
   sample_expression,
 )
 from data_pipelines.synthetic_heads.expression import mirror as mirror_expression
 from data_pipelines.synthetic_heads.identity import IDENTITY_NAMES, sample_identity
 from data_pipelines.synthetic_heads.identity import mirror as mirror_identity
-from data_pipelines.synthetic_heads.render import (
+from data_pipelines.synthetic_heads.motion import LEVELS, TASKS, trajectory
+from data_pipelines.synthetic_heads.pose import (
   CAMERAS,
   Camera,
-  Frame,
-  Light,
   camera_head_pose,
   head_pose,
-  landmarks_canonical,
   mirror_head_pose,
-  mirror_light,
   project,
-  render,
   sample_head_pose,
-  sample_light,
-  vertices,
 )
+from data_pipelines.synthetic_heads.render import Frame, landmarks_canonical, render, vertices
+from data_pipelines.synthetic_heads.shading import Light, mirror_light, sample_light
+from data_pipelines.synthetic_heads.speech import speech
 
-__all__ = [name for name in dir() if not name.startswith('_')]
+__all__ = [
+  'CAMERAS',
+  'Camera',
+  'EMOTIONS',
+  'EMOTION_COEFFICIENTS',
+  'EXPRESSION_NAMES',
+  'Frame',
+  'IDENTITY_NAMES',
+  'LEVELS',
+  'Light',
+  'TASKS',
+  'camera_head_pose',
+  'coefficients',
+  'emotion',
+  'emotion_label',
+  'head_pose',
+  'landmarks_canonical',
+  'look',
+  'mirror_expression',
+  'mirror_head_pose',
+  'mirror_identity',
+  'mirror_light',
+  'project',
+  'render',
+  'sample_expression',
+  'sample_head_pose',
+  'sample_identity',
+  'sample_light',
+  'speech',
+  'trajectory',
+  'vertices',
+]

@@ -81,6 +81,23 @@ def emotion(name, intensity=1.0):
   return np.float32(intensity) * EMOTION_COEFFICIENTS[name]
 
 
+def emotion_label(expression):
+  """(index in EMOTIONS, intensity in [0,1]): the category that explains most of an expression [K].
+
+  Gaze and blinks do not count. Where no category explains half of it, the label is neutral, 0.
+  """
+  counts = np.array(['Look' not in n and 'Blink' not in n for n in EXPRESSION_NAMES])
+  face = np.where(counts, np.asarray(expression, np.float64), 0)
+  power = (face * face).sum()
+  best = (0.5 * power, 0, 0.0)
+  for index, name in enumerate(EMOTIONS[1:], 1):
+    whole = np.where(counts, EMOTION_COEFFICIENTS[name], 0)
+    intensity = np.clip((face * whole).sum() / (whole * whole).sum(), 0, 1)
+    rest = face - intensity * whole
+    best = min(best, ((rest * rest).sum(), index, round(float(intensity), 4)))
+  return best[1:]
+
+
 def _mouth_weights(template):
   """How much of the jaw's motion each vertex follows: [N] in [0, 1]."""
   x, y = template.rest[:, 0], template.rest[:, 1]

@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 
+from data_pipelines.synthetic_heads import expression as expression_lib
 from data_pipelines.synthetic_heads import mesh
 from data_pipelines.synthetic_heads.mesh import bump, smooth
 
@@ -140,10 +141,6 @@ def _basis(template):
   del hair
 
 
-def _on_head(template):
-  """Hair and ears follow the skull's own fields; eyes, teeth and tongue the face's plateaus."""
-
-
 @functools.cache
 def basis():
   """The shape fields [S, N, 3] float32."""
@@ -152,10 +149,8 @@ def basis():
   if set(named) != set(SHAPE_NAMES):
     raise AssertionError('Shape names and fields differ.')
   result = np.stack([np.stack(np.broadcast_arrays(*named[name]), -1) for name in SHAPE_NAMES])
-  from data_pipelines.synthetic_heads import expression
-
   for name in ('eyeBlinkLeft', 'eyeBlinkRight'):
-    index, move = expression.fields()[expression.INDEX[name]]
+    index, move = expression_lib.fields()[expression_lib.INDEX[name]]
     result[SHAPE_NAMES.index('eyeHooded')][index] += 0.16 * move
   return (np.round(result * 2.0**20) / 2.0**20).astype(np.float32)
 
@@ -225,10 +220,14 @@ def _hair_points(style, volume, lift, part):
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """A head without expression: points [N,3] float32; triangles [M] bool: which of them it has."""
+  """A head without expression: points [N,3] float32; triangles [m]: the template's that it has;
+
+  closed [m] bool: whether the back of the triangle is never seen.
+  """
 
   points: np.ndarray
   triangles: np.ndarray
+  closed: np.ndarray
 
 
 @functools.lru_cache(maxsize=256)
@@ -250,9 +249,18 @@ def _shape(key):
   gone = np.zeros(len(points), bool)
   for name in drop:
     gone[template.grid[name]] = True
-  return Shape(points, ~gone[template.triangles[:, 0]])
+  kept = np.flatnonzero(~gone[template.triangles[:, 0]])
+  closed = (template.material == mesh.SKIN) | (template.material == mesh.EYE)
+  return Shape(points, kept, closed[kept])
 
 
 def shape(identity):
   """The neutral head of an identity [I]; kept for the last few."""
   return _shape(np.ascontiguousarray(identity, np.float32).tobytes())
+
+
+def expression_scale(identity):
+  """How far each expression's field reaches on this head: float32 [K]; lids go farther on large eyes."""
+  eyes = 1 + 0.14 * value(identity, 'eyeSize')
+  names = expression_lib.EXPRESSION_NAMES
+  return np.where([name.startswith('eye') for name in names], eyes, 1).astype(np.float32)

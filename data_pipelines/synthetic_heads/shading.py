@@ -55,15 +55,38 @@ def _noise(u, v):
   return noise()[v.astype(np.int32) & 255, u.astype(np.int32) & 255]
 
 
+@dataclasses.dataclass(frozen=True)
+class Light:
+  """A key light from `direction` (towards it, in image space), and what comes from everywhere."""
+
+  direction: tuple = (0.35, -0.55, -0.75)
+  strength: float = 0.75
+  ambient: float = 0.42
+  warmth: float = 0.0  # -1 blue .. 1 orange
+
+
+def sample_light(rng):
+  """A random Light: azimuth +-70 degrees, 5 to 55 degrees above the face."""
+  around, above = np.radians(rng.uniform(-70, 70)), np.radians(rng.uniform(5, 55))
+  direction = (np.sin(around) * np.cos(above), -np.sin(above), -np.cos(around) * np.cos(above))
+  level = (rng.uniform(0.55, 0.85), rng.uniform(0.34, 0.5), rng.uniform(-0.6, 0.6))
+  return Light(tuple(round(float(d), 6) for d in direction), *(float(x) for x in level))
+
+
+def mirror_light(light):
+  """The Light of the mirrored image."""
+  x, y, z = light.direction
+  return dataclasses.replace(light, direction=(-x, y, z))
+
+
 @dataclasses.dataclass
 class Surface:
-  """The visible samples: their index, triangle and barycentric weight, vertex normals, head rotation."""
+  """The visible samples: their index, triangle and barycentric weight, vertex normals."""
 
   sample: np.ndarray
   triangle: np.ndarray
   weight: np.ndarray
   normals: np.ndarray
-  rotation: np.ndarray
 
   def interpolate(self, values, index=slice(None)):
     """Values [N,C] of vertices at the samples of `index`: [P,C]."""
