@@ -1,13 +1,28 @@
 """Where pairs come from: `pair(clip, rng)` draws a source and a driver of one clip.
 
-A view is a dict: image uint8 [S, S, 3], mask uint8 [S, S], regions uint8 [S, S, 3], landmarks
-float32 [68, 3], head_pose float32 [4, 4], expression float32 [K].
+A view is a dict: image uint8 [S, S, 3], head_pose float32 [4, 4], and, but for motion views of
+another head, mask uint8 [S, S], regions uint8 [S, S, 3], landmarks float32 [68, 3] and, where it
+is known, expression float32 [K].
 """
+
+import dataclasses
 
 import numpy as np
 
-from data_pipelines import records, shards, synthetic_clips, synthetic_heads
+from data_pipelines import shards, synthetic_clips, synthetic_heads
 from emoportraits_jax.errors import InputError
+
+
+@dataclasses.dataclass
+class Pair:
+  """Two views of one clip; motion views are the same unless another head was asked for."""
+
+  source: dict
+  driver: dict
+  source_motion: dict
+  driver_motion: dict
+  identity: int
+  emotion: int
 
 
 class RecordPairs:
@@ -17,71 +32,65 @@ class RecordPairs:
     self.records = shards.Records(folder, split)
     self.min_distance = min_distance
     self.image_size = self.records.manifest.image_size
-    index = self.records.index
-    order = np.lexsort((index['start'], index['clip']))
-    ends = np.flatnonzero(np.diff(index['clip'][order], append=-1))
-    self._rows, self._ends = order, ends + 1
     self.identities = len(self.records.manifest.identities)
     self._order = _expression_order(self.records.manifest)
+    index = self.records.index
+    self._rows = np.lexsort((index['start'], index['clip']))
+    self._ends = np.flatnonzero(np.diff(index['clip'][self._rows], append=-1)) + 1
     key = np.stack([index['script'], index['task'], index['start'], index['frames']], axis=1)
-    _, self._group = np.unique(key, axis=0, return_inverse=True)
-    self._group = np.where(index['script'] < 0, -1, self._group.ravel())
-    self._by_group = np.argsort(self._group, kind='stable')
-    self._group_sorted = self._group[self._by_group]
+    self._scene = np.unique(key, axis=0, return_inverse=True)[1].ravel()
+    self._by_scene = np.argsort(self._scene, kind='stable')
+    self._scene_sorted = self._scene[self._by_scene]
 
   def __len__(self):
     """The number of clips."""
     return len(self._ends)
 
   def pair(self, clip, rng, *, other=False):
-    """(source, driver, source_motion, driver_motion views, identity, emotion); see video_pairs.
+    """A Pair of clip number `clip`; `other` shows motion on another head.
 
     Raises RecordError where a record is damaged.
     """
+    index = self.records.index
     rows = self._rows[self._ends[clip - 1] if clip else 0 : self._ends[clip]]
-    ends = np.cumsum(self.records.index['frames'][rows])
-    picks = _two_frames(ends[-1], self.min_distance, rng)
-    opened, views, places = {}, [], []
-    for pick in picks:
+    ends = np.cumsum(index['frames'][rows])
+    places = []
+    for pick in _two_frames(int(ends[-1]), self.min_distance, rng):
       window = int(np.searchsorted(ends, pick, side='right'))
-      row, frame = (
-        rows[window],
-        int(pick - ends[window] + self.records.index['frames'][rows[window]]),
-      )
-      if row not in opened:
-        opened[row] = self.records[row]
-      places.append((row, frame))
-      views.append(self._view(opened[row], frame))
-    motions = [
-      self._other(*place, view, rng) if other else view
-      for place, view in zip(places, views, strict=True)
-    ]
+      row = int(rows[window])
+      places.append((row, int(pick - ends[window] + index['frames'][row])))
+    opened = {row: self.records[row] for row in {row for row, _ in places}}
+    views = [self._view(opened[row], frame) for row, frame in places]
+    motions = views
+    if other:
+      motions = [self._other(*places[i], views[i], rng) for i in range(2)]
     row, frame = places[1]
     emotions = opened[row].meta.get('emotions')
-    emotion = emotions[frame] if emotions else self.records.index['emotion'][row]
-    return *views, *motions, int(self.records.index['identity'][row]), int(emotion)
+    emotion = emotions[frame] if emotions else index['emotion'][row]
+    return Pair(*views, *motions, int(index['identity'][row]), int(emotion))
 
   def _view(self, record, frame):
-    view = {
-      'image': record.image('frames', frame),
+    view = self._motion_view(record, frame) | {
       'mask': record.image('mattes', frame),
       'regions': record.image('regions', frame),
       'landmarks': record.array('landmarks')[frame],
-      'head_pose': record.array('head_pose')[frame],
     }
     if 'expression' in record:
       view['expression'] = record.array('expression')[frame][self._order]
     return view
 
+  def _motion_view(self, record, frame):
+    return {'image': record.image('frames', frame), 'head_pose': record.array('head_pose')[frame]}
+
   def _other(self, row, frame, view, rng):
     """The expression of `view` on another identity in another pose."""
-    group = self._group[row]
-    if group >= 0:
-      first, last = np.searchsorted(self._group_sorted, [group, group + 1])
-      rows = self._by_group[first:last]
-      rows = rows[self.records.index['identity'][rows] != self.records.index['identity'][row]]
+    index = self.records.index
+    if index['script'][row] >= 0:
+      first, last = np.searchsorted(self._scene_sorted, [self._scene[row], self._scene[row] + 1])
+      rows = self._by_scene[first:last]
+      rows = rows[index['identity'][rows] != index['identity'][row]]
       if len(rows):
-        return self._view(self.records[rng.choice(rows)], frame)
+        return self._motion_view(self.records[int(rng.choice(rows))], frame)
     if 'expression' not in view:
       raise InputError(
         f"{self.records.folder} has no expression labels, which motion_view='other' needs: "
@@ -115,7 +124,7 @@ class SyntheticPairs:
     ]
     views = [synthetic_clips.view(frame) for frame in frames]
     motions = [_render_other(view, rng, self.image_size) if other else view for view in views]
-    return *views, *motions, int(clip), int(frames[1].emotion)
+    return Pair(*views, *motions, int(clip), -1)
 
 
 def open_source(source, *, split, image_size, identities, min_distance):
@@ -160,6 +169,3 @@ def _expression_order(manifest):
       f'{manifest.name} lacks the expression coefficients {sorted(missing)}: prepare it again.'
     )
   return [manifest.expression_names.index(name) for name in synthetic_heads.EXPRESSION_NAMES]
-
-
-__all__ = ['RecordPairs', 'SyntheticPairs', 'open_source', 'records']

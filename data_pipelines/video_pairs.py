@@ -110,14 +110,36 @@ def _rows(options, seed, groups):
   rows, first_identity = [], 0
   for number, pairs in enumerate(opened):
     draw = DrawPair(pairs, options, size, number, first_identity)
-    clips = grain.MapDataset.range(len(pairs)).seed(seed + number).shuffle().repeat()
-    rows.append(clips.random_map(draw))
+    clips = grain.MapDataset.source(ShuffledEpochs(len(pairs), seed + number))
+    rows.append(clips.seed(seed + number).random_map(draw))
     first_identity += pairs.identities
   if len(rows) == 1:
     return rows[0]
   return grain.MapDataset.select_from_datasets(
     rows, _Mixture(options['second_share'], groups if options['mixing'] == 'steps' else 1)
   )
+
+
+class ShuffledEpochs:
+  """Endless: every number below `count` once in each epoch, each time in another order.
+
+  Grain's own shuffle takes milliseconds for a number where there are few.
+  """
+
+  def __init__(self, count, seed):
+    self._count, self._seed, self._orders = count, seed, {}
+
+  def __len__(self):
+    return sys.maxsize // 4
+
+  def __getitem__(self, index):
+    epoch, place = divmod(int(index), self._count)
+    if epoch not in self._orders:
+      order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
+      # A batch may span two epochs.
+      self._orders = {old: self._orders[old] for old in self._orders if old == epoch - 1}
+      self._orders[epoch] = order
+    return int(self._orders[epoch][place])
 
 
 class _Mixture(grain.transforms.DatasetSelectionMap):
@@ -153,7 +175,7 @@ class DrawPair(grain.transforms.RandomMap):
     faults = []
     for _ in range(_ATTEMPTS):
       try:
-        drawn = self._pairs.pair(int(clip), rng, other=self._options['motion_view'] == 'other')
+        pair = self._pairs.pair(int(clip), rng, other=self._options['motion_view'] == 'other')
         break
       except RecordError as error:
         faults.append(str(error))
@@ -163,45 +185,38 @@ class DrawPair(grain.transforms.RandomMap):
         f'{_ATTEMPTS} records in a row cannot be read, the last was {faults[-1]}: '
         'check the data with `emoportraits data verify`.'
       )
-    *views, identity, emotion = drawn
-    row = self._augmented([self._sized(view) for view in views], rng)
+    row = self._row(pair, rng)
     row['dataset'] = np.int32(self._dataset)
-    row['identity'] = np.int32(self._first_identity + identity)
-    row['emotion'] = np.int32(emotion)
+    row['identity'] = np.int32(self._first_identity + pair.identity)
+    row['emotion'] = np.int32(pair.emotion)
     row['faults'] = faults
     return row
 
-  def _sized(self, view):
-    if len(view['image']) == self._size:
-      return view
-    size, method = (self._size, self._size), cv2.INTER_AREA
-    method = cv2.INTER_AREA if len(view['image']) > self._size else cv2.INTER_CUBIC
-    resized = {key: cv2.resize(view[key], size, interpolation=method) for key in _PIXELS}
-    return view | resized
-
-  def _augmented(self, views, rng):
-    options = self._options
-    if rng.random() < options['flip']:
-      views = [augment.mirror(view, self._mirror_order) for view in views]
-    source, driver, *motions = views
-    images = [view['image'] for view in views]
+  def _row(self, pair, rng):
+    """The augmented arrays of a pair, the draws in the order of training.md 4.4."""
+    options, views = self._options, [pair.source, pair.driver]
+    if pair.driver_motion is not pair.driver:
+      views += [pair.source_motion, pair.driver_motion]
+    views = [_sized(view, self._size) for view in views]
     if rng.random() < options['colour']:
       steps = augment.draw_colour(rng, **augment.SHARED_COLOUR)
-      images = [augment.apply_colour(image, steps) for image in images]
+      views = [view | {'image': augment.apply_colour(view['image'], steps)} for view in views]
+    if rng.random() < options['flip']:
+      views = [augment.mirror(view, self._mirror_order) for view in views]
+    (source, driver), motions = views[:2], views[-2:]
+    seen = [view['image'] for view in motions]
     if options['motion_augment']:
-      images[2:] = [augment.for_motion(image, rng) for image in images[2:]]
-    for number, view in enumerate((source, driver)):
-      images[number] = _composited(images[number], view['mask'], options['background'])
+      seen = [augment.for_motion(image, rng) for image in seen]
     none = np.zeros(len(synthetic_heads.EXPRESSION_NAMES), np.float32)
     return dict(
-      source=images[0],
-      driver=images[1],
+      source=_composited(source, options['background']),
+      driver=_composited(driver, options['background']),
       source_mask=source['mask'][..., None],
       driver_mask=driver['mask'][..., None],
       source_head_pose=source['head_pose'],
       driver_head_pose=driver['head_pose'],
-      source_motion=images[2],
-      driver_motion=images[3],
+      source_motion=seen[0],
+      driver_motion=seen[1],
       source_motion_head_pose=motions[0]['head_pose'],
       driver_motion_head_pose=motions[1]['head_pose'],
       source_landmarks=source['landmarks'],
@@ -213,13 +228,21 @@ class DrawPair(grain.transforms.RandomMap):
     )
 
 
-_PIXELS = ('image', 'mask', 'regions')
+def _sized(view, size):
+  if len(view['image']) == size:
+    return view
+  method = cv2.INTER_AREA if len(view['image']) > size else cv2.INTER_CUBIC
+  pixels = [name for name in ('image', 'mask', 'regions') if name in view]
+  return view | {
+    name: cv2.resize(view[name], (size, size), interpolation=method) for name in pixels
+  }
 
 
-def _composited(image, mask, background):
+def _composited(view, background):
+  image = view['image']
   if background == 'keep':
     return image
-  alpha = mask[..., None].astype(np.float32) / 255
+  alpha = view['mask'][..., None].astype(np.float32) / 255
   behind = _GREEN if background == 'green' else np.uint8(0)
   return np.rint(image * alpha + behind * (1 - alpha)).astype(np.uint8)
 
@@ -259,7 +282,10 @@ class PairIterator(grain.DatasetIterator):
     batch = next(self._batches)
     self._next += 1
     self._count(batch.pop('faults'), len(batch['dataset']))
-    return batch
+    if not self._dataset.workers:
+      return batch
+    # Copied out of shared memory, which would otherwise outlive the workers that made it.
+    return {key: np.array(value) for key, value in batch.items()}
 
   def get_state(self):
     return {'next_batch': self._next}
