@@ -1,8 +1,18 @@
-"""The avatar's sizes: `configs/avatar.py:tiny64` and its larger kin up to `released`."""
+"""The avatar: `emoportraits train --config=configs/avatar.py:tiny64,supervised --workdir=runs/tiny`
+
+Words after the colon, in any order, choose the sizes (SIZES) and the loss (LOSSES); without, the
+released size with the clean loss. `--config.loss.l1=5` changes one value.
+"""
+
+import difflib
 
 import ml_collections
 
-PRESETS = {
+from data_pipelines import synthetic_heads, video_pairs
+from emoportraits_jax.errors import InputError
+from emoportraits_jax.training import avatar_terms
+
+SIZES = {
   # The published network (reference/architecture.md): 160.7 M parameters.
   'released': dict(
     image_size=512,
@@ -119,9 +129,168 @@ PRESETS = {
   ),
 }
 
+# Terms of the loss and their weights; what is not named is off. reference/training.md 1.5-1.10.
+LATENT = dict(pull=1.0, push=1.0, cosface=2.0)
+ADVERSARIAL = dict(adversarial=1.0, feature_matching=40.0, discriminator=1.0)
+REGIONS = dict(eyes=500.0, mouth=500.0, ears=500.0)
 
-def get_config(preset='released'):
-  """`preset` is one of PRESETS -> ConfigDict with .model, the fields of models.avatar.Avatar."""
+LOSSES = {
+  # What the public weights were trained with, its quirks included (training.md 1.5-1.7, 10).
+  'released': dict(
+    loss=dict(
+      **ADVERSARIAL, **REGIONS, **LATENT, vgg19=18.0, vgg_face=10.0, gaze=10.0,
+      mismatch=1.0, canonical_volume=0.5,
+    ),
+    start=dict(
+      **dict.fromkeys(REGIONS, 10 * 938),
+      **dict.fromkeys(('pull', 'push', 'cosface', 'mismatch', 'canonical_volume'), 938),
+    ),
+    latent=dict(
+      mismatch='released', mismatch_in_cosface=True, positives=2,
+      mixed_pull=((0, 0.5), (2, 2.0), (3, 3.0)), mixed_push=((0, 0.5), (2, 3.0)),
+    ),
+    parity=dict(
+      head_mask_cross_batch=True, ears_first_is_mouth=True, canonical_volume_skips=21,
+      canonical_volume_alignment='coded',
+    ),
+    optimiser=dict(decay_all=True),
+  ),
+  # What the paper's text and supplement say ([E] of training.md 1.10).
+  'paper': dict(
+    loss=dict(
+      **ADVERSARIAL, **REGIONS, vgg19=20.0, vgg_face=10.0, gaze=10.0, cosface=2.0, mismatch=1.0,
+      canonical_volume=1.0,
+    ),
+    latent=dict(mismatch_in_cosface=False, positives=3, margin_on_negatives=True),
+    optimiser=dict(decay_all=True, discriminator_floor=1e-6, horizon=250_000),
+  ),
+  # The method without the quirks: the default.
+  'clean': dict(
+    loss=dict(
+      **ADVERSARIAL, **REGIONS, **LATENT, vgg19=18.0, vgg_face=10.0, gaze=10.0, mismatch=1.0,
+      canonical_volume=1.0,
+    ),
+  ),
+}  # fmt: skip
+# The clean loss and, on synthetic heads alone, two things the method does not have: z is regressed
+# on the true coefficients, and the encoder sees the expression on another identity in another pose.
+LOSSES['supervised'] = dict(
+  loss=LOSSES['clean']['loss'] | dict(expression_regression=1.0), data=dict(motion_view='other')
+)
+
+
+def get_config(presets='released'):
+  """Comma-separated names of SIZES and LOSSES -> ConfigDict; InputError for an unknown name."""
+  size, loss = _chosen(presets)
   config = ml_collections.ConfigDict()
-  config.model = ml_collections.ConfigDict(PRESETS['released'] | PRESETS[preset])
+  config.task = 'avatar'  # training/<task>.py.
+  config.seed = 0
+  config.steps = 300_000
+  config.batch_size = 16  # Pairs, of all devices of all hosts together; groups of two.
+  config.accumulate = 1  # Parts of the batch worked on one after the other, to save memory.
+  config.model = dict(SIZES[size])  # Fields of models.avatar.Avatar; silent ones are the released.
+  config.discriminator = dict()  # Fields of models.discriminator.Discriminator.
+  config.ema = 0.0  # Decay of the running average of the generator's parameters; 0 is none.
+  config.sharding = 'replicated'  # Or 'fully_sharded': parameters spread over the devices.
+  config.remat = ()  # Methods of Avatar computed twice, to save memory: ('decode', ...).
+
+  config.data = dict(video_pairs.DEFAULTS) | dict(workers=8, image_size=512, background='keep')
+  config.coefficients = len(synthetic_heads.EXPRESSION_NAMES)  # Known of synthetic heads.
+  config.background = (0.0, 1.0, 0.0)  # What the decoder is to paint outside the driver's mask.
+
+  config.optimiser = dict(
+    learning_rate=2e-4,
+    warmup=0,  # Steps.
+    horizon=400_000,  # Steps until the cosine has reached its floor.
+    floor=1e-6,
+    discriminator_floor=4e-6,
+    b1=0.5,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=1e-2,
+    decay_all=False,  # Norms and biases decay too.
+    clip=0.0,  # Largest norm of each network's gradient; 0 is none.
+  )
+
+  config.epoch = 938  # Steps; what schedules of the latent terms count in (training.md 2.2).
+  config.loss = dict.fromkeys(avatar_terms.TERMS, 0.0)
+  config.start = dict.fromkeys(avatar_terms.TERMS, 0)  # The step at which a term sets in.
+  config.region_norm = 'pixels'  # Or 'area' of the mask: losses.head_regions.
+  config.latent = dict(
+    mismatch='paper',  # Weights and margins of L_sdm: 'paper' (Eq. 3) or 'released'.
+    mismatch_in_cosface=True,  # Its hinge is one more negative.
+    positives=2,  # Contrasted: prediction, moved cross-reenactment; 3: also the unmoved one.
+    margin_on_negatives=False,
+    cosface_scale=5.0,
+    cosface_margin=0.2,
+    push_margin=0.3,
+    mixed_pull=((0, 1.0),),  # Weight on the cross-reenacted image from an epoch on.
+    mixed_push=((0, 1.0),),
+  )
+  config.mixing = dict(
+    enabled=True,  # Cross-reenactment inside a step.
+    pooled=0.5,  # How often its pose comes from the pool of earlier drivers.
+    gradient=False,  # Through pixels into the generator: no published model has it.
+  )
+  config.parity = dict(  # training.md 10: quirks of the released code that change a formula.
+    head_mask_cross_batch=False,
+    ears_first_is_mouth=False,
+    canonical_volume_skips=0,  # Steps at the start of each epoch without L_CV.
+    canonical_volume_alignment='identity',  # Or 'coded'.
+  )
+
+  config.log_every = 100  # Steps, as the others.
+  config.picture_every = 1_000
+  config.save_every = 1_000
+  config.keep = 3  # Newest checkpoints, besides the best.
+  config.profile = ()  # (first step, number of steps) to trace.
+
+  for name, section in LOSSES[loss].items():
+    config[name].update(section)
+  if size in TRAINING:
+    for name, value in TRAINING[size].items():
+      if isinstance(value, dict):
+        config[name].update(value)
+      else:
+        config[name] = value
+    _without_downloads(config.loss)
   return config
+
+
+# What training on synthetic heads at small sizes changes; rendered as needed, no file is read.
+TRAINING = {
+  'tiny64': dict(
+    steps=20_000,
+    batch_size=16,
+    ema=0.999,
+    data=dict(source='synthetic', image_size=64, workers=1),
+    optimiser=dict(learning_rate=1e-3, warmup=100, horizon=20_000, clip=1.0, b1=0.9, b2=0.99),
+    region_norm='area',
+    save_every=500,
+    picture_every=500,
+  ),
+}
+TRAINING['small128'] = TRAINING['tiny64'] | dict(
+  data=dict(source='synthetic', image_size=128, workers=8)
+)
+
+
+def _without_downloads(loss):
+  """Distances by our own face features in place of VGG19, VGGFace and the gaze network."""
+  loss.update(vgg19=0.0, vgg_face=0.0, gaze=0.0)
+  loss.update(features=10.0, charbonnier=10.0, face_mse=10.0, eyes=1.0, mouth=1.0, ears=0.0)
+  loss.update(adversarial=0.0, feature_matching=0.0, discriminator=0.0)
+
+
+def _chosen(presets):
+  chosen = {'size': 'released', 'loss': 'clean'}
+  for name in filter(None, presets.split(',')):
+    if name in SIZES:
+      chosen['size'] = name
+    elif name in LOSSES:
+      chosen['loss'] = name
+    else:
+      near = difflib.get_close_matches(name, [*SIZES, *LOSSES], 1)
+      hint = f'did you mean {near[0]!r}?' if near else f'there are {", ".join([*SIZES, *LOSSES])}.'
+      raise InputError(f'configs/avatar.py has no preset {name!r}; {hint}')
+  return chosen['size'], chosen['loss']

@@ -1,0 +1,186 @@
+"""How the avatar is trained: the state, and one step that updates generator and discriminator.
+
+B pairs (source, driver) of one video each, G = B / 2 groups of two consecutive pairs; passes and
+terms of a step are in avatar_terms.py. Which terms are on is said by `config.loss`: a term of
+weight 0 costs nothing, because neither it nor the networks that only it needs are built in.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from emoportraits_jax.errors import InputError
+from emoportraits_jax.models import layers
+from emoportraits_jax.models.avatar import Avatar
+from emoportraits_jax.models.discriminator import Discriminator
+from emoportraits_jax.training import avatar_terms, optimiser, perceptual
+
+POOL_SIZE = 49  # Driver poses each group remembers, the "moved pose" of training.md 1.4.
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What a checkpoint holds: arrays, no functions."""
+
+  step: jax.Array  # int32 []: updates done.
+  params: Any  # {'generator'} and, where terms need them, 'discriminator' and 'regression'.
+  spectral: Any  # The vectors of the generator's spectral norms.
+  opt_state: Any
+  ema: Any  # Running average of the generator's parameters, or None.
+  pose_pool: jax.Array  # [G, POOL_SIZE, 2, 4, 4]: the last driver poses of each group.
+  key: jax.Array  # uint32 [2]; a step's randomness is fold_in(key, step).
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Networks and settings of a run; `init` and `train_step` are pure and meant to be jitted."""
+
+  config: Any
+  avatar: Avatar
+  discriminator: Discriminator | None
+  weights: dict  # Of the active terms.
+  frozen: dict  # Name -> module of the frozen networks that active terms compare with.
+  constants: dict  # Name -> variables of the same: an argument, so that they are not compiled in.
+  tx: Any
+
+  def init(self, key):
+    """A fresh TrainState."""
+    return init_state(self, key)
+
+  def train_step(self, state, batch, constants):
+    """One update: (state, {metric: scalar}); `batch` as data_pipelines.video_pairs yields it."""
+    return train_step(self, state, batch, constants)
+
+
+def build(config):
+  """The Task of a config; raises InputError for unknown terms and for missing weights files."""
+  if config.batch_size % (2 * config.accumulate):
+    raise InputError(
+      f'config.batch_size is {config.batch_size}; it must be a multiple of '
+      f'{2 * config.accumulate}: groups of two pairs, times config.accumulate.'
+    )
+  weights = avatar_terms.active_weights(config.loss)
+  frozen, constants = perceptual.load(weights)
+  return Task(
+    config=config,
+    avatar=Avatar(**config.model),
+    discriminator=Discriminator(**config.discriminator) if 'discriminator' in weights else None,
+    weights=weights,
+    frozen=frozen,
+    constants=constants,
+    tx=optimiser.build(config.optimiser),
+  )
+
+
+def init_state(task, key):
+  """Random parameters, zero steps; the sizes come from the config alone."""
+  config = task.config
+  generator_key, discriminator_key, regression_key, run_key = jax.random.split(key, 4)
+  size = task.avatar.image_size
+  image, pose = jnp.zeros((1, size, size, 3)), jnp.eye(4)[None]
+  variables = task.avatar.init(generator_key, image, pose, image, pose)
+  params = {'generator': variables['params']}
+  if task.discriminator:
+    params['discriminator'] = task.discriminator.init(discriminator_key, image)['params']
+  if 'expression_regression' in task.weights:
+    shape = (task.avatar.expression_size, config.coefficients)
+    params['regression'] = {
+      'kernel': jax.nn.initializers.lecun_normal()(regression_key, shape),
+      'bias': jnp.zeros(config.coefficients),
+    }
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    spectral=variables.get('spectral', {}),
+    opt_state=task.tx.init(params),
+    # A copy: donated buffers must not be shared.
+    ema=jax.tree.map(jnp.copy, params['generator']) if config.ema else None,
+    pose_pool=jnp.broadcast_to(jnp.eye(4), (config.batch_size // 2, POOL_SIZE, 2, 4, 4)),
+    key=jax.random.key_data(run_key),
+  )
+
+
+def train_step(task, state, batch, constants):
+  """(state, batch) -> (state, metrics): one gradient, over both networks, and one update."""
+  config = task.config
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+  pool_key, gradient_key = jax.random.split(key)
+  # Once for each update, not for each forward pass (training.md 2.4).
+  spectral = layers.update_spectral(
+    {'params': state.params['generator'], 'spectral': state.spectral}
+  )
+  own = avatar_terms.grouped(batch['driver_head_pose'])
+  pose_pool, moved = draw_poses(state.pose_pool, own, state.step, pool_key, config.mixing.pooled)
+  batch = batch | {'moved_head_pose': moved.reshape(-1, 4, 4)}
+
+  def gradient(batch, key):
+    loss = lambda params: avatar_terms.total_loss(
+      task, params, spectral, batch, constants, step=state.step, key=key
+    )
+    return jax.grad(loss, has_aux=True)(state.params)
+
+  if config.accumulate == 1:
+    grads, metrics = gradient(batch, gradient_key)
+  else:
+    grads, metrics = accumulated(gradient, batch, gradient_key, config.accumulate)
+  updates, opt_state = task.tx.update(grads, state.opt_state, state.params)
+  params = optimiser.apply_updates(state.params, updates)
+  metrics |= {
+    'gradient_norm': optimiser.global_norm(grads),
+    'learning_rate': optimiser.schedule(config.optimiser)(state.step),
+  }
+  state = TrainState(
+    step=state.step + 1,
+    params=params,
+    spectral=spectral,
+    opt_state=opt_state,
+    ema=averaged(state.ema, params['generator'], state.step, config.ema),
+    pose_pool=pose_pool,
+    key=state.key,
+  )
+  return state, metrics
+
+
+def averaged(ema, params, step, decay):
+  """The next running average; its memory is short at first, when parameters are still random."""
+  if not decay:
+    return None
+  decay = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
+
+
+def accumulated(gradient, batch, key, parts):
+  """The mean of `gradient(part, key)` over `parts` of the batch, one after the other."""
+
+  def split(x):
+    # Each part takes groups from all over the batch, so that no device has to send any.
+    x = x.reshape(x.shape[0] // (2 * parts), parts, 2, *x.shape[1:])
+    return jnp.moveaxis(x, 1, 0).reshape(parts, -1, *x.shape[3:])
+
+  def add(total, inputs):
+    part, index = inputs
+    return jax.tree.map(jnp.add, total, gradient(part, jax.random.fold_in(key, index))), None
+
+  batches = jax.tree.map(split, batch)
+  shapes = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], batches), key)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  total, _ = jax.lax.scan(add, zeros, (batches, jnp.arange(parts)))
+  return jax.tree.map(lambda x: x / parts, total)
+
+
+def draw_poses(pool, own, step, key, pooled):
+  """The pool [G, 49, 2, 4, 4] with this step's driver poses `own` [G, 2, 4, 4], and poses of it.
+
+  With probability `pooled` a group gets an entry drawn from its pool, perhaps the one just put in,
+  otherwise its own poses (training.md 1.4).
+  """
+  pool = pool.at[:, step % POOL_SIZE].set(own)
+  groups = len(own)
+  coin_key, entry_key = jax.random.split(key)
+  entry = jax.random.randint(entry_key, (groups,), 0, jnp.minimum(step + 1, POOL_SIZE))
+  drawn = jnp.take_along_axis(pool, entry[:, None, None, None, None], axis=1)[:, 0]
+  coin = jax.random.bernoulli(coin_key, pooled, (groups,))
+  return pool, jnp.where(coin[:, None, None, None], drawn, own)
