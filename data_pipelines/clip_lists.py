@@ -6,7 +6,7 @@ make windows of it. No identity is in two splits.
 
 import dataclasses
 
-from data_pipelines import synthetic_clips
+from data_pipelines import synthetic_clips, synthetic_heads
 from emoportraits_jax.errors import InputError
 
 FRAMES = {'random': 32}  # Of a clip, where none are asked for; of tasks, 3 seconds at 25 fps:
@@ -16,7 +16,7 @@ _TASK_FRAMES = 75
 def synthetic(*, identities, tasks, cameras, frames=None, sharing=4, seed=0):
   """Clips of synthetic heads. `identities` maps split -> count; `tasks` are names or 'all'."""
   known = synthetic_clips.TASKS
-  tasks = list(known[1:]) if tasks == ['all'] else tasks
+  tasks = list(synthetic_heads.TASKS) if tasks == ['all'] else tasks
   for task in tasks:
     if task not in known:
       raise InputError(f"There is no task {task!r}: use 'all' or some of {', '.join(known)}.")
@@ -36,6 +36,8 @@ def synthetic(*, identities, tasks, cameras, frames=None, sharing=4, seed=0):
             task=task,
             script=script,
             camera=camera,
+            # As FEED: only some tasks come in two levels.
+            level='mild' if task in ('basic', 'wink') and number % 2 else 'strong',
             frames=frames or FRAMES.get(task, _TASK_FRAMES),
             seed=seed,
           )

@@ -11,8 +11,10 @@ import numpy as np
 
 from data_pipelines import records, synthetic_heads
 
-TASKS = ('random', *getattr(synthetic_heads, 'TASKS', ()))
+TASKS = ('random', *synthetic_heads.TASKS, 'speech')
 HELD_OUT = {'validation': 1_000_000, 'test': 2_000_000}  # The first identity of each split.
+FRAME_RATE = 25
+_NAMES = synthetic_heads.EXPRESSION_NAMES
 _SCRIPT, _POSE, _LIGHT, _TASK = range(4)  # Streams of random numbers.
 
 # Classes of BiSeNet (CelebAMask-HQ) that make up records.REGIONS.
@@ -23,9 +25,9 @@ _REGION_CLASSES = ((2, 3, 4, 5), (11, 12, 13), (7, 8, 9))
 class Clip:
   """One clip: who, doing what, seen from where.
 
-  `task` is one of synthetic_heads.TASKS or 'random': frames of independent random expressions
-  and poses. Clips of the same `script` and task show the same expressions frame by frame,
-  whoever shows them; poses of 'random' clips are the identity's own.
+  `task` is one of TASKS; 'random' is frames of independent random expressions and poses. Clips
+  of the same `script` and task show the same expressions frame by frame, whoever shows them;
+  poses of 'random' clips are the identity's own.
   """
 
   identity: int
@@ -52,18 +54,20 @@ def identity(number):
 
 
 def motion(clip):
-  """(expressions [T, K], head poses [T, 4, 4]) of a clip."""
-  if clip.task != 'random':
-    rng = np.random.default_rng(
-      [_TASK, clip.seed, clip.script, synthetic_heads.TASKS.index(clip.task)]
+  """(expressions [T, K], head poses [T, 4, 4], audio float32 [N] at 16 kHz or None) of a clip."""
+  if clip.task == 'random':
+    script = np.random.default_rng([_SCRIPT, clip.seed, clip.script])
+    poses = np.random.default_rng([_POSE, clip.seed, clip.identity, clip.script])
+    return (
+      np.stack([synthetic_heads.sample_expression(script) for _ in range(clip.frames)]),
+      np.stack([synthetic_heads.sample_head_pose(poses) for _ in range(clip.frames)]),
+      None,
     )
-    return synthetic_heads.trajectory(clip.task, rng, clip.frames, clip.level)
-  script = np.random.default_rng([_SCRIPT, clip.seed, clip.script])
-  poses = np.random.default_rng([_POSE, clip.seed, clip.identity, clip.script])
-  return (
-    np.stack([synthetic_heads.sample_expression(script) for _ in range(clip.frames)]),
-    np.stack([synthetic_heads.sample_head_pose(poses) for _ in range(clip.frames)]),
-  )
+  rng = np.random.default_rng([_TASK, clip.seed, clip.script, TASKS.index(clip.task)])
+  if clip.task == 'speech':
+    audio, expressions, head_poses = synthetic_heads.speech(rng, clip.frames / FRAME_RATE)
+    return expressions, head_poses, audio
+  return *synthetic_heads.trajectory(clip.task, rng, clip.frames, clip.level), None
 
 
 def light(clip):
@@ -75,13 +79,13 @@ def light(clip):
 
 def render_window(clip, size):
   """A `records.Window` of all frames of the clip at `size` pixels."""
-  expressions, head_poses = motion(clip)
+  expressions, head_poses, audio = motion(clip)
   who, lit = identity(clip.identity), light(clip)
   frames = [
     synthetic_heads.render(who, expression, pose, light=lit, camera=clip.camera, size=size)
     for expression, pose in zip(expressions, head_poses, strict=True)
   ]
-  emotions = [int(frame.emotion) for frame in frames]
+  emotions, intensities = zip(*(emotion_of(expression) for expression in expressions), strict=True)
   return records.Window(
     frames=np.stack([frame.image for frame in frames]),
     mattes=np.stack([frame.matte for frame in frames]),
@@ -92,6 +96,7 @@ def render_window(clip, size):
     expression=np.stack([frame.expression for frame in frames]).astype(np.float32),
     frame_index=np.arange(len(frames), dtype=np.int32),
     face_scale=np.ones(len(frames), np.float32),
+    audio=None if audio is None else np.rint(audio * 32767).astype(np.int16),
     meta={
       'clip': clip.name,
       'source': 'synthetic',
@@ -101,9 +106,28 @@ def render_window(clip, size):
       'camera': clip.camera,
       'script': clip.script,
       'emotions': emotions,
-      'intensities': [round(float(frame.intensity), 4) for frame in frames],
+      'intensities': intensities,
     },
   )
+
+
+def emotion_of(expression):
+  """(index into EMOTIONS, intensity) of coefficients [K]; (-1, 0) where they are no emotion's.
+
+  Gaze and blinks say nothing of it. What is left must lie within about 15 degrees of the
+  emotion's combination; nearly nothing is neutral.
+  """
+  kept = np.array([not name.startswith(('eyeLook', 'eyeBlink')) for name in _NAMES])
+  left = np.asarray(expression, np.float64) * kept
+  if np.linalg.norm(left) < 0.1:
+    return 0, 0.0
+  table = synthetic_heads.EMOTION_COEFFICIENTS
+  pure = np.stack([table[name] * kept for name in synthetic_heads.EMOTIONS[1:]])
+  along, length = pure @ left, np.linalg.norm(pure, axis=1)
+  best = int(np.argmax(along / length))
+  if along[best] < 0.966 * length[best] * np.linalg.norm(left):
+    return -1, 0.0
+  return best + 1, round(float(along[best] / length[best] ** 2), 4)
 
 
 def view(frame):
