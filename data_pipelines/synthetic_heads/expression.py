@@ -107,10 +107,12 @@ def _mouth_weights(template):
   lower_rim = corner + (1 - corner) * (1 - u**2) ** 0.62
   below = smooth(y, mesh.MOUTH_Y, mesh.MOUTH_Y + 0.17)
   above = smooth(y, mesh.MOUTH_Y, mesh.MOUTH_Y - 0.17)
-  weight = np.where(template.lower, lower_rim + (1 - lower_rim) * below, upper_rim * (1 - above))
+  weight = np.where(
+    template.lower & (y > 0.2), lower_rim + (1 - lower_rim) * below, upper_rim * (1 - above)
+  )
   # Down the throat and round to the ears the jaw lets go.
   z = template.rest[:, 2]
-  weight *= smooth(z, -0.04, -0.20) * smooth(np.abs(template.angle), 88, 60)
+  weight *= smooth(z, -0.04, -0.20) * smooth(y, 0.62, 0.52) * smooth(np.abs(template.angle), 88, 60)
   skin = (template.part == mesh.SKIN) | (template.part == mesh.LIP)
   weight = np.where(skin, weight, 0)
   grid = template.grid
@@ -159,7 +161,8 @@ def _fields(template):
     template.rest[:, 2] < 0.1
   )
   face = on_face * smooth(template.rest[:, 2], 0.1, -0.12)
-  lower, upper = face * template.lower, face * ~template.lower
+  below = template.lower & (y > 0.2)
+  lower, upper = face * below, face * ~below
   line = y - mesh.MOUTH_Y
   move = lambda weight, dx=0.0, dy=0.0, dz=0.0: np.stack(
     [weight * dx, weight * dy, weight * dz], -1

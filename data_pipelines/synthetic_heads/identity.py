@@ -171,8 +171,8 @@ def _hairline(angle, style, lift):
 
 
 @functools.lru_cache(maxsize=64)
-def _hair_points(style, volume, lift, part):
-  """Where the hair shell of a template head lies: [n,3] float32."""
+def _hair_shell(style, volume, lift, part):
+  """Where the hair shell of a template head lies, float32 [n,3], and which vertices lie under the skin, bool [n]."""
   template = mesh.template()
   where = template.grid['hair']
   base, angle, row = template.rest[where], template.angle[where], template.grid['hair_row']
@@ -215,7 +215,9 @@ def _hair_points(style, volume, lift, part):
     hung = tucked + (hung - tucked) * outside[:, None]
     keep = hang & (size > 55)
     points = np.where(keep[:, None], hung, points)
-  return (np.round(points * 2.0**20) / 2.0**20).astype(np.float32)
+  # Deep enough that no triangle of the shell's edge is lost.
+  buried = (thickness < -0.045) & ~((style in ('bob', 'long')) & (row > 5.2) & (size > 60))
+  return (np.round(points * 2.0**20) / 2.0**20).astype(np.float32), buried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +241,8 @@ def _shape(key):
   # Steps, so that the shells of a process can be kept.
   step = lambda name: round(value(identity, name) * 4) / 4
   part = 1.0 if value(identity, 'hairPart') > 0 else -1.0
-  points[template.grid['hair']] = _hair_points(style, step('hairVolume'), step('hairline'), part)
+  hair, buried_hair = _hair_shell(style, step('hairVolume'), step('hairline'), part)
+  points[template.grid['hair']] = hair
   for coefficient, field in zip(identity[: len(SHAPE_NAMES)], basis(), strict=True):
     points += coefficient * field
   drop = {'bun'} if style != 'bun' else set()
@@ -249,8 +252,11 @@ def _shape(key):
   gone = np.zeros(len(points), bool)
   for name in drop:
     gone[template.grid[name]] = True
-  kept = np.flatnonzero(~gone[template.triangles[:, 0]])
-  closed = (template.material == mesh.SKIN) | (template.material == mesh.EYE)
+  buried = np.zeros(len(points), bool)
+  buried[template.grid['hair']] = buried_hair
+  hidden = gone[template.triangles[:, 0]] | buried[template.triangles].all(1)
+  kept = np.flatnonzero(~hidden)
+  closed = np.isin(template.material, (mesh.SKIN, mesh.EYE, mesh.TONGUE))
   return Shape(points, kept, closed[kept])
 
 

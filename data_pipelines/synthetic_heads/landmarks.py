@@ -4,20 +4,20 @@ import functools
 
 import numpy as np
 
-from data_pipelines.synthetic_heads import mesh, shading
+from data_pipelines.synthetic_heads import mesh, skin
 
 
 @functools.cache
 def indices():
   """Vertex of each iBug-68 landmark: int [68]. 0 is on the image's left, the subject's right ear."""
   template = mesh.template()
-  rest, skin = template.rest, template.grid['skin']
-  points = template.points[skin]
+  rest, here = template.rest, template.grid['skin']
+  points = template.points[here]
 
   def nearest(x, y, lower=None, points=points):
     distance = np.hypot(points[:, 0] - x, points[:, 1] - y) + 10 * (points[:, 2] > 0.08)
     if lower is not None:
-      distance = distance + 10 * (template.lower[skin] != lower)
+      distance = distance + 10 * (template.lower[here] != lower)
     return int(np.argmin(distance))
 
   top, low = template.grid['top'], template.grid['low']
@@ -31,8 +31,8 @@ def indices():
          (0.18, 0.462), (0.09, 0.50)]  # fmt: skip
   result = [nearest(-x, y) for x, y in jaw] + [nearest(0, 0.515)]
   result += [nearest(x, y) for x, y in reversed(jaw)]
-  brow = [(x, float(shading.brow_line(np.array(x)))) for x in (0.30, 0.25, 0.19, 0.13, 0.075)]
-  place = lambda x, y: nearest(x, y, points=rest[skin])
+  brow = [(x, float(skin.brow_line(np.float32(x)))) for x in (0.30, 0.25, 0.19, 0.13, 0.075)]
+  place = lambda x, y: nearest(x, y, points=rest[here])
   result += [place(-x, y) for x, y in brow] + [place(x, y) for x, y in reversed(brow)]
   result += [place(0, y) for y in (-0.10, -0.04, 0.02, 0.078)]
   result += [
@@ -48,7 +48,7 @@ def indices():
     result += eye if side < 0 else [eye[i] for i in (3, 2, 1, 0, 5, 4)]
   # Outer lips: corner, the upper border from left to right, corner, the lower border back.
   upper = [(-0.095, 0), (-0.035, 0), (0, 0), (0.035, 0), (0.095, 0)]
-  border = lambda x, lower: float(shading.lip_border(np.array(x), lower))
+  border = lambda x, lower: float(skin.lip_border(np.float32(x), lower))
   left, right = rim(top, mouth_row, -22.5), rim(top, mouth_row, 22.5)
   result += [left] + [place(x, mesh.MOUTH_Y - border(x, False)) for x, _ in upper] + [right]
   result += [place(x, mesh.MOUTH_Y + border(x, True)) for x in (0.085, 0.04, 0, -0.04, -0.085)]

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from scipy import sparse
 from scipy.interpolate import PchipInterpolator
 
 SKIN, EAR, EYE, MOUTH, TEETH, TONGUE, HAIR, GLASSES, LIP = range(9)  # Materials of triangles.
@@ -140,9 +141,8 @@ def eye_opening(x, y, is_lower, up, down):
   """Vertical displacement that opens the slit by `up` and `down` (template units) with almond lids."""
   along = (np.abs(x) - EYE_X) / 0.098
   almond = np.maximum(1 - np.abs(along) ** 2.2, 0) ** 0.75
-  above = -up * almond * np.clip(1 - (EYE_Y - y) / 0.085, 0, 1)
-  below = down * almond * np.clip(1 - (y - EYE_Y) / 0.085, 0, 1)
-  return np.where(is_lower, below, above)
+  near = almond * np.clip(1 - np.abs(y - EYE_Y) / 0.085, 0, 1)
+  return np.where(is_lower, down * near, -up * near)
 
 
 def _grid(upper, lower):
@@ -291,8 +291,8 @@ def _inside(builder):
   for name, sign in (('teeth_upper', -1), ('teeth_lower', 1)):
     height = 0.062 if sign < 0 else 0.05
     y = MOUTH_Y + (-0.052 + height * v if sign < 0 else 0.058 - height * v)
-    z = -0.372 + 0.17 * u**2 + (0.012 if sign > 0 else 0) - 0.012 * v
-    x = (0.135 if sign < 0 else 0.125) * np.sin(u * np.pi / 2 * 0.92)
+    z = -0.376 + 0.14 * u**2 + (0.012 if sign > 0 else 0) - 0.012 * v
+    x = (0.140 if sign < 0 else 0.128) * np.sin(u * np.pi / 2 * 0.92)
     points = np.stack([x, y, z], -1).reshape(-1, 3)
     rest = np.stack([u, v, np.zeros_like(u)], -1).reshape(-1, 3)
     builder.add(name, points, _open_grid(index), TEETH, rest=rest, lower=np.full(u.size, sign > 0))
@@ -324,7 +324,35 @@ def _ears(builder):
 
 
 HAIR_ROWS = np.array(
-  [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.4, 3.8, 4.2, 4.6, 5, 5.5, 6, 6.5, 7, 7.6, 8.2, 9, 10, 11, 12]
+  [
+    0,
+    0.5,
+    1,
+    1.5,
+    2,
+    2.4,
+    2.6,
+    2.8,
+    3,
+    3.2,
+    3.4,
+    3.6,
+    3.8,
+    4.1,
+    4.4,
+    4.8,
+    5.2,
+    5.6,
+    6,
+    6.5,
+    7,
+    7.6,
+    8.2,
+    9,
+    10,
+    11,
+    12,
+  ]
 )
 HAIR_COLUMNS = np.concatenate(
   [
@@ -392,3 +420,23 @@ def template():
   _hair(builder)
   _glasses(builder)
   return builder.build()
+
+
+@functools.cache
+def _around():
+  """Sparse [N,M]: the triangles around each vertex."""
+  triangles = template().triangles
+  entries = np.ones(triangles.size, np.float32)
+  which = np.repeat(np.arange(len(triangles)), 3)
+  shape = (len(template().points), len(triangles))
+  return sparse.csr_matrix((entries, (triangles.ravel(), which)), shape)
+
+
+def vertex_normals(points):
+  """Normals [3,N] float32 (not of unit length) of the template's triangles over points [N,3]."""
+  a, b, c = template().triangles.T
+  x, y, z = np.ascontiguousarray(points.T)
+  ux, uy, uz = x[b] - x[a], y[b] - y[a], z[b] - z[a]
+  vx, vy, vz = x[c] - x[a], y[c] - y[a], z[c] - z[a]
+  face = np.stack([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx], -1)
+  return np.ascontiguousarray((_around() @ face).T)

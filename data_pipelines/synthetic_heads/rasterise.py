@@ -1,80 +1,8 @@
-"""A z-buffer in NumPy: every step is one array operation over all fragments of all triangles."""
+"""A z-buffer in NumPy: every step is one array operation over all rows or fragments of all triangles."""
 
 import numpy as np
 
 SUBPIXEL = 16  # Vertices are snapped to this fraction of a sample: edges are then exact integers.
-
-
-def vertex_normals(points, triangles):
-  """Smooth unit normals [N,3], towards the viewer for front-facing triangles."""
-  a, b, c = (points[triangles[:, i]] for i in range(3))
-  u, v = b - a, c - a
-  face = np.stack(
-    [
-      u[:, 1] * v[:, 2] - u[:, 2] * v[:, 1],
-      u[:, 2] * v[:, 0] - u[:, 0] * v[:, 2],
-      u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0],
-    ]
-  )
-  flat, count = triangles.ravel(), len(points)
-  total = np.stack([np.bincount(flat, np.repeat(f, 3), count) for f in face], -1)
-  length = np.sqrt((total * total).sum(-1, keepdims=True))
-  return (total / np.maximum(length, 1e-12)).astype(np.float32)
-
-
-def rasterise(xy, depth, triangles, size):
-  """Which triangle is seen in each sample: (sample index [P], triangle [P], barycentrics [P,3] float32).
-
-  xy [N,2] float in samples, depth [N] (smaller is nearer), triangles [M,3]. Both faces are drawn.
-  """
-  grid = np.rint(xy * SUBPIXEL).astype(np.int32)
-  x, y = grid[:, 0][triangles], grid[:, 1][triangles]
-  area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
-  half = SUBPIXEL // 2
-  # First and last sample whose centre lies in the triangle's box.
-  low_x = np.maximum(-((half - x.min(1)) // SUBPIXEL), 0)
-  high_x = np.minimum((x.max(1) - half) // SUBPIXEL, size - 1)
-  low_y = np.maximum(-((half - y.min(1)) // SUBPIXEL), 0)
-  high_y = np.minimum((y.max(1) - half) // SUBPIXEL, size - 1)
-  keep = np.flatnonzero((area != 0) & (low_x <= high_x) & (low_y <= high_y))
-  low_x, low_y = low_x[keep], low_y[keep]
-  wide = high_x[keep] - low_x + 1
-  count = wide * (high_y[keep] - low_y + 1)
-  x, y, area = x[keep], y[keep], area[keep]
-  sign = np.sign(area)
-  # Edge i is opposite corner i: weight = across * px + down * py + offset, at least 0 inside.
-  nxt, last = [1, 2, 0], [2, 0, 1]
-  across = (y[:, nxt] - y[:, last]) * sign[:, None]
-  down = (x[:, last] - x[:, nxt]) * sign[:, None]
-  centre_x, centre_y = low_x * SUBPIXEL + half, low_y * SUBPIXEL + half
-  offset = across * (centre_x[:, None] - x[:, nxt]) + down * (centre_y[:, None] - y[:, nxt])
-  across, down = across * SUBPIXEL, down * SUBPIXEL
-
-  which = np.repeat(np.arange(len(keep), dtype=np.int32), count)
-  step = np.arange(len(which), dtype=np.int32)
-  step -= np.repeat((np.cumsum(count) - count).astype(np.int32), count)
-  width = wide[which].astype(np.int32)
-  dy = step // width
-  dx = step - dy * width
-  weights = []
-  inside = None
-  for i in range(3):
-    weight = offset[:, i][which] + across[:, i][which] * dx + down[:, i][which] * dy
-    weights.append(weight)
-    inside = weight >= 0 if inside is None else inside & (weight >= 0)
-  hit = np.flatnonzero(inside)
-  which, dx, dy = which[hit], dx[hit], dy[hit]
-  total = np.abs(area).astype(np.float32)[which]
-  barycentric = np.stack([w[hit].astype(np.float32) / total for w in weights], -1)
-  sample = (low_y[which] + dy) * size + low_x[which] + dx
-  corner_depth = depth[triangles[keep]].astype(np.float32)[which]
-  z = (corner_depth * barycentric).sum(-1)
-  # Nearest first; ties go to the lower triangle. One integer holds both.
-  key = (np.rint((z + 8) * 2.0**20).astype(np.int64) << 20) | keep[which]
-  nearest = np.full(size * size, np.iinfo(np.int64).max)
-  np.minimum.at(nearest, sample, key)
-  seen = np.flatnonzero(nearest[sample] == key)
-  return sample[seen], keep[which[seen]], barycentric[seen]
 
 
 def facing(xy, triangles, closed):
@@ -82,5 +10,79 @@ def facing(xy, triangles, closed):
 
   xy [N,2], triangles [M,3], closed [M] bool.
   """
-  (ax, ay), (bx, by), (cx, cy) = (xy[triangles[:, i]].T for i in range(3))
-  return np.flatnonzero(((bx - ax) * (cy - ay) < (cx - ax) * (by - ay)) | ~closed)
+  x, y = np.ascontiguousarray(xy.T)
+  a, b, c = triangles.T
+  ax, ay = x[a], y[a]
+  away = (x[b] - ax) * (y[c] - ay) >= (x[c] - ax) * (y[b] - ay)
+  return np.flatnonzero(~(away & closed))
+
+
+def rasterise(xy, depth, triangles, size):
+  """Which triangle each sample shows: (sample [P], triangle [P], barycentric weights float32 [3,P]).
+
+  xy [N,2] in samples, depth [N] in about [-4, 4] (smaller is nearer), triangles [M,3]; a sample is the
+  row-major index into [size,size]. Samples without a triangle are left out; ties go to the first.
+  """
+  grid = np.rint(xy.T * np.float32(SUBPIXEL)).astype(np.int32)
+  x, y, z = grid[0][triangles.T], grid[1][triangles.T], depth[triangles.T]
+  area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
+  half = SUBPIXEL // 2
+  # First and last row of samples whose centres the triangle can hold; rows wholly outside drop out.
+  first = np.maximum((y.min(0) - half + SUBPIXEL - 1) // SUBPIXEL, 0)
+  last = np.minimum((y.max(0) - half) // SUBPIXEL, size - 1)
+  on_screen = (x.max(0) >= half) & (x.min(0) <= (size - 1) * SUBPIXEL + half)
+  keep = np.flatnonzero((area != 0) & (first <= last) & on_screen)
+  x, y, z, area, first, last = (
+    x[:, keep],
+    y[:, keep],
+    z[:, keep],
+    area[keep],
+    first[keep],
+    last[keep],
+  )
+  sign = np.sign(area)
+  # Edge i, opposite corner i: across * px + down * py + offset is its weight, at least 0 inside.
+  follow, precede = [1, 2, 0], [2, 0, 1]
+  across = (y[follow] - y[precede]) * sign
+  down = (x[precede] - x[follow]) * sign
+  offset = -across * x[follow] - down * y[follow]
+
+  # One span of samples for every row of every triangle.
+  rows = last - first + 1
+  owner = np.repeat(np.arange(len(keep), dtype=np.int32), rows)
+  row = np.arange(len(owner), dtype=np.int32) - np.repeat(np.cumsum(rows) - rows - first, rows)
+  start = np.full(len(owner), 0.0)
+  end = np.full(len(owner), size - 1.0)
+  for i in range(3):
+    slope = across[i][owner]
+    base = offset[i][owner] + down[i][owner] * (row * SUBPIXEL + half)
+    # Where the weight changes sign, in samples; float64 divides these integers without a doubt.
+    with np.errstate(divide='ignore', invalid='ignore'):
+      cross = (-base / slope - half) / SUBPIXEL
+    start = np.where(slope > 0, np.maximum(start, np.ceil(cross)), start)
+    end = np.where(slope < 0, np.minimum(end, np.floor(cross)), end)
+    end = np.where((slope == 0) & (base < 0), -1, end)
+  count = np.maximum(end - start + 1, 0).astype(np.int32)
+  start = start.astype(np.int32)
+
+  # One fragment for every sample of every span. Depth is a plane over each triangle.
+  plane = lambda edge: (edge[0] * z[0] + edge[1] * z[1] + edge[2] * z[2]) / np.abs(area)
+  depth_x, depth_y = plane(across), plane(down)
+  at_start = z[0][owner] + depth_y[owner] * (row * SUBPIXEL + half - y[0][owner])
+  at_start += depth_x[owner] * (start * SUBPIXEL + half - x[0][owner])
+  depth_x = (SUBPIXEL * depth_x).astype(np.float32)
+  span = np.repeat(np.arange(len(owner), dtype=np.int32), count)
+  step = np.arange(len(span), dtype=np.int32) - np.repeat(np.cumsum(count) - count, count)
+  near = at_start.astype(np.float32)[span] + depth_x[owner][span] * step
+  sample = (row * size + start)[span] + step
+  # Nearest first, then the lower triangle: one integer holds both.
+  key = (np.rint((near + 8) * np.float32(2.0**18)).astype(np.int64) << 20) | owner[span]
+  nearest = np.full(size * size, np.iinfo(np.int64).max)
+  np.minimum.at(nearest, sample, key)
+
+  seen = np.flatnonzero(nearest != np.iinfo(np.int64).max)
+  owner = (nearest[seen] & 0xFFFFF).astype(np.int32)
+  px, py = seen % size * SUBPIXEL + half, seen // size * SUBPIXEL + half
+  total = np.abs(area).astype(np.float32)[owner]
+  weight = (across[:, owner] * px + down[:, owner] * py + offset[:, owner]).astype(np.float32)
+  return seen, keep[owner], weight / total

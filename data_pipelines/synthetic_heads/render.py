@@ -13,7 +13,7 @@ import numpy as np
 from data_pipelines.synthetic_heads import expression as expression_lib
 from data_pipelines.synthetic_heads import identity as identity_lib
 from data_pipelines.synthetic_heads import landmarks as landmarks_lib
-from data_pipelines.synthetic_heads import mesh, pose, rasterise, shading
+from data_pipelines.synthetic_heads import mesh, palette, pose, rasterise, shading
 
 SHOULDER_SHARE = 0.30  # How much of the head's rotation the shoulders follow.
 
@@ -88,10 +88,12 @@ def render(identity, expression, head_pose, *, light=None, camera='C', size=256,
   xy = (seen[:, :2] + 1) * np.float32(samples / 2)
   drawn = shape.triangles[rasterise.facing(xy, template.triangles[shape.triangles], shape.closed)]
   sample, triangle, weight = rasterise.rasterise(xy, seen[:, 2], template.triangles[drawn], samples)
-  normals = rasterise.vertex_normals(placed, template.triangles)
-  surface = shading.Surface(sample, drawn[triangle], weight, normals)
-  colour, label = shading.shade(surface, identity, expression, light or shading.Light())
-  behind = shading.background(identity, size)
+  normals = mesh.vertex_normals(placed)
+  colours = palette.palette(identity)
+  colour, label = shading.shade(
+    drawn[triangle], weight, normals, identity, expression, colours, light or shading.Light()
+  )
+  behind = shading.background(identity, colours, size)
   image, matte, labels = shading.compose(sample, colour, label, behind, size, supersample)
 
   marks = seen[landmarks_lib.indices()]
