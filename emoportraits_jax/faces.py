@@ -1,0 +1,452 @@
+"""Finds faces, cuts them out as the network wants them, and follows one through a video.
+
+Pixels: continuous coordinates, pixel i covers [i, i + 1); x to the right, y down. A Square is a
+turned square of the picture; `take` cuts it out, `put` lays a picture back into it.
+"""
+
+import math
+import os
+import pathlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from emoportraits_jax.errors import InputError
+
+MEDIAPIPE_MODELS = ('blaze_face_short_range.tflite', 'blaze_face_full_range.tflite')
+CUT = 30.0  # Mean change of a 32x32 picture at a scene cut; within scenes 19 is the most we saw.
+_DETECTIONS_PER_SECOND = 12  # The square is smoothed far below this.
+# The frontal cascade's scores in our samples: true upright faces 55.7 and more, mistakes 55.3.
+_SURE = 55.6
+_KEPT = 0.7  # The share of the wanted side that shrinking at a border must leave.
+
+
+class Face(NamedTuple):
+  """A face's box in pixels, from brows to chin, turned by `angle` degrees (positive: clockwise)."""
+
+  left: float
+  top: float
+  right: float
+  bottom: float
+  score: float = 1.0
+  angle: float = 0.0
+
+  @property
+  def area(self):
+    return (self.right - self.left) * (self.bottom - self.top)
+
+
+class Square(NamedTuple):
+  """The centre (x, y) and side in pixels of a square turned clockwise by `angle` degrees."""
+
+  x: float
+  y: float
+  side: float
+  angle: float = 0.0
+
+
+# ---- Crops ----
+
+
+def released_square(left, top, right, bottom, width, height):
+  """The published crop rule for a box in a picture of `width` x `height` (architecture.md 8.4).
+
+  Twice the box's mean side about its centre; shrunk about the centre where it leaves the picture.
+
+  Returns:
+    (Square with even side, its side divided by the wanted one).
+  """
+  x, y = (left + right) // 2, (top + bottom) // 2
+  wanted = round((right - left) + (bottom - top)) // 2 * 2
+  over = max(
+    0.0, wanted // 2 - x, wanted // 2 - y, x + wanted // 2 - width, y + wanted // 2 - height
+  )
+  side = int(wanted - 2 * over) // 2 * 2
+  return Square(x, y, side), side / wanted
+
+
+def face_square(face, shape):
+  """The Square to cut out for a Face in a picture of `shape` (H, W, ...).
+
+  The published rule, but for its shrinking: where a border would leave less than 70 % of the wanted
+  side, the square reaches out of the picture instead, and `take` repeats the border there.
+  """
+  height, width = shape[:2]
+  x, y = (face.left + face.right) / 2, (face.top + face.bottom) / 2
+  if face.angle == 0:
+    square, kept = released_square(face.left, face.top, face.right, face.bottom, width, height)
+    if kept >= _KEPT:
+      return square
+  wanted = (face.right - face.left) + (face.bottom - face.top)
+  turn = math.radians(face.angle)
+  reach = wanted / 2 * (abs(math.cos(turn)) + abs(math.sin(turn)))
+  over = max(0.0, reach - x, reach - y, x + reach - width, y + reach - height)
+  side = max(_KEPT * wanted, wanted * (1 - over / reach))
+  return Square(float(round(x)), float(round(y)), max(2, round(side / 2) * 2), face.angle)
+
+
+def take(image, square, size):
+  """Cuts a Square out of [H, W, ...] uint8 or float32 -> [size, size, ...], bicubic (a = -0.75)."""
+  if square.angle == 0 and square.side % 2 == 0 and square.x % 1 == 0 and square.y % 1 == 0:
+    half = int(square.side) // 2
+    top, left = int(square.y) - half, int(square.x) - half
+    bottom, right = top + 2 * half, left + 2 * half
+    if top >= 0 and left >= 0 and bottom <= image.shape[0] and right <= image.shape[1]:
+      return _resize(np.ascontiguousarray(image[top:bottom, left:right]), size)
+  # Bicubic reads 4 pixels however far apart: first shrink what is more than twice too large.
+  shrink = max(1.0, square.side / size / 2)
+  middle = max(size, round(square.side / shrink))
+  crop = cv2.warpAffine(
+    image,
+    _image_from_crop(square, middle),
+    (middle, middle),
+    flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+    borderMode=cv2.BORDER_REPLICATE,
+  )
+  return _resize(crop, size)
+
+
+def _resize(image, size):
+  if image.shape[0] > 2 * size:  # Bicubic would skip pixels.
+    image = cv2.resize(image, (2 * size, 2 * size), interpolation=cv2.INTER_AREA)
+  if image.shape[:2] == (size, size):
+    return image
+  image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+  return np.clip(image, 0, 1) if image.dtype == np.float32 else image
+
+
+def _image_from_crop(square, size):
+  """[2, 3]: pixel centres (u, v) of a crop of `size` -> pixel centres (x, y) of the image."""
+  turn, scale = math.radians(square.angle), square.side / size
+  a, b = scale * math.cos(turn), scale * math.sin(turn)
+  shift = 0.5 - size / 2
+  return np.array(
+    [
+      [a, -b, square.x - 0.5 + (a - b) * shift],
+      [b, a, square.y - 0.5 + (a + b) * shift],
+    ]
+  )
+
+
+def put(image, crop, alpha, square):
+  """Blends `crop` [S, S, 3] uint8 with weight `alpha` [S, S] float32 into `image`, in place.
+
+  Only pixels whose weight is not 0 change; `image` is [H, W, 3] uint8.
+  """
+  turn = math.radians(square.angle)
+  reach = square.side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn)))
+  top, left = max(0, math.floor(square.y - reach)), max(0, math.floor(square.x - reach))
+  bottom = min(image.shape[0], math.ceil(square.y + reach))
+  right = min(image.shape[1], math.ceil(square.x + reach))
+  if bottom <= top or right <= left:
+    return
+  alpha = np.pad(alpha[1:-1, 1:-1], 1)  # Nothing at the edge: what is outside is never seen.
+  layer = np.concatenate([crop, np.round(alpha * 255).astype(np.uint8)[..., None]], axis=-1)
+  shape = right - left, bottom - top
+  if square.angle == 0 and shape == (square.side, square.side):
+    layer = cv2.resize(layer, shape, interpolation=cv2.INTER_CUBIC)
+  else:
+    size = len(layer)
+    if size > 2 * square.side:  # As in `take`.
+      size = max(1, round(2 * square.side))
+      layer = cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA)
+    matrix = _image_from_crop(square, size) - [[0, 0, left], [0, 0, top]]
+    layer = cv2.warpAffine(
+      layer, matrix, shape, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+  under, weight = image[top:bottom, left:right], cv2.merge([layer[..., 3]] * 3)
+  image[top:bottom, left:right] = cv2.add(
+    cv2.multiply(layer[..., :3], weight, scale=1 / 255),
+    cv2.multiply(under, cv2.bitwise_not(weight), scale=1 / 255),
+  )
+
+
+# ---- Detection ----
+
+
+def load_detector():
+  """The best detector there is: MediaPipe if it and its model are installed, else OpenCV's."""
+  for folder in (os.environ.get('EMOPORTRAITS_WEIGHTS'), '~/.cache/emoportraits'):
+    for name in MEDIAPIPE_MODELS if folder else ():
+      path = pathlib.Path(folder).expanduser() / name
+      if path.is_file():
+        try:
+          return MediaPipeDetector(path)
+        except ImportError:
+          break
+  return CascadeDetector()
+
+
+class MediaPipeDetector:
+  """MediaPipe's face detector (Tasks interface) with the box rule of architecture.md 8.4."""
+
+  name = 'MediaPipe'
+
+  def __init__(self, path):
+    import mediapipe
+    from mediapipe.tasks import python as tasks
+    from mediapipe.tasks.python import vision
+
+    options = vision.FaceDetectorOptions(
+      base_options=tasks.BaseOptions(model_asset_path=str(path)), min_detection_confidence=0.5
+    )
+    self._detector = vision.FaceDetector.create_from_options(options)
+    self._image = lambda image: mediapipe.Image(mediapipe.ImageFormat.SRGB, image)
+
+  def __call__(self, image):
+    """[H, W, 3] uint8 -> list of Face, best first."""
+    height = image.shape[0]
+    found = self._detector.detect(self._image(np.ascontiguousarray(image))).detections
+    faces = []
+    for detection in found:
+      box = detection.bounding_box
+      bottom = min(box.origin_y + 1.2 * box.height, height - 1)
+      right = box.origin_x + box.width
+      score = detection.categories[0].score
+      faces.append(Face(box.origin_x, 0.9 * box.origin_y, right, bottom, score))
+    return sorted(faces, key=lambda face: -face.score)
+
+  quick = __call__
+
+  def near(self, image, face):
+    """The face of the next frame nearest to where it was, or None."""
+    overlapping = [f for f in self(image) if _overlap(f, face) > 0.2]
+    return max(overlapping, key=lambda f: _overlap(f, face), default=None)
+
+
+class CascadeDetector:
+  """OpenCV's Haar cascades, which its 4.x wheels ship: nothing to download.
+
+  Frontal first; what it misses is sought turned, in profile and at a finer scale.
+  """
+
+  name = 'OpenCV Haar cascade'
+
+  def __init__(self):
+    folder = pathlib.Path(cv2.data.haarcascades)
+    names = ('frontalface_alt2', 'frontalface_default', 'profileface')
+    self._frontal, self._second, self._profile = (
+      cv2.CascadeClassifier(str(folder / f'haarcascade_{name}.xml')) for name in names
+    )
+
+  def __call__(self, image):
+    """[H, W, 3] uint8 -> list of Face, the surest first; empty where there is none."""
+    if min(image.shape[:2]) < 16:
+      return []
+    grey, scale = _grey(image, 480)
+    upright = self._faces(self._frontal, grey, scale)
+    if upright and upright[0].score > _SURE:
+      return upright
+    turned = self._turned(grey, scale)
+    if turned and (not upright or turned[0].score > upright[0].score + 1):
+      return turned[:1]
+    return (
+      upright
+      or self._faces(self._second, grey, scale, least=4.0)
+      or self._profiles(grey, scale)
+      or self._finer(image)
+    )
+
+  def quick(self, image):
+    """Like a call, but only for upright frontal faces that are not small."""
+    return self._faces(self._frontal, *_grey(image, 320))
+
+  def near(self, image, face):
+    """The face of the next frame near where it was, or None: a search in a small window."""
+    side = face.right - face.left
+    x, y = (face.left + face.right) / 2, (face.top + face.bottom) / 2
+    reach = 1.3 * side if face.angle else 0.9 * side
+    top, left = max(0, int(y - reach)), max(0, int(x - reach))
+    piece = image[top : int(y + reach), left : int(x + reach)]
+    if min(piece.shape[:2]) < side:
+      return None
+    grey, scale = _grey(piece, 60 / side * max(piece.shape[:2]), enlarge=True)  # The face: 60.
+    back = np.eye(2, 3)
+    if face.angle:
+      middle = ((x - left) * scale, (y - top) * scale)
+      turn = cv2.getRotationMatrix2D(middle, face.angle, 1.0)
+      grey = cv2.warpAffine(grey, turn, grey.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+      back = cv2.invertAffineTransform(turn)
+    for cascade, flipped in ((self._frontal, False), (self._profile, False), (self._profile, True)):
+      found, _, scores = cascade.detectMultiScale3(
+        cv2.flip(grey, 1) if flipped else grey,
+        1.08, 3, minSize=(40, 40), maxSize=(90, 90), outputRejectLevels=True,
+      )  # fmt: skip
+      if len(found):
+        best = int(np.argmax(scores))
+        u, v, w, _ = found[best]
+        u = grey.shape[1] - u - w if flipped else u
+        u, v = back @ [u + w / 2, v + w / 2, 1]
+        return _face(left + u / scale, top + v / scale, w / scale, scores[best], face.angle)
+    return None
+
+  def _faces(self, cascade, grey, scale, least=-math.inf, angle=0.0, back=None):
+    found, _, scores = cascade.detectMultiScale3(
+      grey, 1.1, 4, minSize=(24, 24), outputRejectLevels=True
+    )
+    faces = []
+    for (u, v, w, _), score in zip(found, scores, strict=True):
+      if score < least:
+        continue
+      centre = np.array([u + w / 2, v + w / 2, 1.0])
+      x, y = centre[:2] if back is None else back @ centre
+      faces.append(_face(x / scale, y / scale, w / scale, float(score), angle))
+    return sorted(faces, key=lambda face: -face.score)
+
+  def _turned(self, grey, scale):
+    height, width = grey.shape
+    reach = math.ceil(math.hypot(height, width))
+    faces = []
+    for angle in (90, -90, 180, 30, -30, 50, -50):
+      turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
+      turn[:, 2] += [(reach - width) / 2, (reach - height) / 2]
+      picture = cv2.warpAffine(grey, turn, (reach, reach), borderMode=cv2.BORDER_REPLICATE)
+      back = cv2.invertAffineTransform(turn)
+      faces += self._faces(self._frontal, picture, scale, _SURE, float(angle), back)
+    return sorted(faces, key=lambda face: -face.score)
+
+  def _profiles(self, grey, scale):
+    mirror = np.array([[-1.0, 0, grey.shape[1]], [0, 1, 0]])
+    faces = self._faces(self._profile, grey, scale, least=1.5)
+    faces += self._faces(self._profile, cv2.flip(grey, 1), scale, 1.5, back=mirror)
+    return sorted(faces, key=lambda face: -face.score)
+
+  def _finer(self, image):
+    """Small faces in large pictures, and pictures too small for the cascade."""
+    longest = max(image.shape[:2])
+    size = min(longest, 3200) if longest > 480 else 2 * longest
+    # Not equalised: a large plain background would take all the contrast.
+    grey, scale = _grey(image, size, enlarge=True, equalise=False)
+    return self._faces(self._frontal, grey, scale, least=_SURE)
+
+
+def _face(x, y, side, score, angle):
+  """A cascade's box, from the middle of the forehead to the lips, as one from brows to chin."""
+  turn, down = math.radians(angle), 0.1 * side  # Measured on hand-placed landmarks of two pictures.
+  x, y = x - down * math.sin(turn), y + down * math.cos(turn)
+  return Face(x - side / 2, y - side / 2, x + side / 2, y + side / 2, float(score), angle)
+
+
+def _grey(image, longest, *, enlarge=False, equalise=True):
+  scale = longest / max(image.shape[:2])
+  scale = scale if enlarge else min(1.0, scale)
+  way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+  size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+  grey = cv2.cvtColor(cv2.resize(image, size, interpolation=way), cv2.COLOR_RGB2GRAY)
+  return (cv2.equalizeHist(grey) if equalise else grey), scale
+
+
+def _overlap(a, b):
+  """Intersection over union of two faces' boxes."""
+  width = min(a.right, b.right) - max(a.left, b.left)
+  height = min(a.bottom, b.bottom) - max(a.top, b.top)
+  both = max(0.0, width) * max(0.0, height)
+  return both / (a.area + b.area - both)
+
+
+def choose(faces, choice='largest'):
+  """One of several faces: 'largest' (of two alike the left one), or its number from the left."""
+  if not faces:
+    return None
+  if choice == 'largest':
+    most = max(face.area for face in faces)
+    return min((f for f in faces if f.area > 0.85 * most), key=lambda face: face.left)
+  faces = sorted(faces, key=lambda face: face.left)
+  if not 1 <= int(choice) <= len(faces):
+    raise InputError(f'There is no face {choice}: {len(faces)} found; count from the left, from 1.')
+  return faces[int(choice) - 1]
+
+
+# ---- Tracking ----
+
+
+class OneEuro:
+  """The one-euro filter: smooth when still, quick when fast (Casiez et al., CHI 2012).
+
+  Args:
+    rate: samples per second.
+    cutoff: Hz, of what is still.
+    beta: Hz more for each unit per second of speed.
+  """
+
+  def __init__(self, rate, cutoff, beta):
+    self._rate, self._cutoff, self._beta = rate, cutoff, beta
+    self._value = self._speed = None
+
+  def __call__(self, value):
+    """One array after the other -> the smoothed one; the first is returned as it is."""
+    if self._value is None:
+      self._value, self._speed = value, np.zeros_like(value)
+      return value
+    speed = (value - self._value) * self._rate
+    self._speed = self._speed + self._share(1.0) * (speed - self._speed)
+    cutoff = self._cutoff + self._beta * np.abs(self._speed)
+    self._value = self._value + self._share(cutoff) * (value - self._value)
+    return self._value
+
+  def _share(self, cutoff):
+    return 1 / (1 + self._rate / (2 * math.pi * cutoff))
+
+
+class Sighting(NamedTuple):
+  """Where the face of a frame is; `found` False where it was lost and the last place is held."""
+
+  square: Square | None  # None until a first face is seen.
+  found: bool
+  cut: bool  # The frame begins a new scene.
+
+
+class Tracker:
+  """Follows one face from frame to frame; starts again at a scene cut or where it was lost.
+
+  Args:
+    detector: see `load_detector`.
+    rate: frames per second.
+    choice: see `choose`.
+  """
+
+  def __init__(self, detector, rate, choice='largest'):
+    self._detector, self._choice, self._rate = detector, choice, float(rate)
+    self._every = max(1, round(self._rate / _DETECTIONS_PER_SECOND))
+    self._thorough_every = round(2 * self._rate)  # While there is no face.
+    self._face = self._square = self._thumbnail = None
+    self._since_thorough = self._since = math.inf
+
+  def __call__(self, frame):
+    """The next frame [H, W, 3] uint8 -> Sighting."""
+    thumbnail = cv2.resize(frame[::4, ::4], (32, 32), interpolation=cv2.INTER_AREA).astype(int)
+    cut = self._thumbnail is not None and np.abs(thumbnail - self._thumbnail).mean() > CUT
+    self._thumbnail = thumbnail
+    if cut:
+      self._face = None
+      self._since_thorough = self._since = math.inf
+    self._since += 1
+    self._since_thorough += 1
+    if self._since >= self._every:
+      self._since = 0
+      self._look(frame)
+    return Sighting(self._square, self._face is not None, bool(cut))
+
+  def _look(self, frame):
+    if self._face is not None:
+      self._face = self._detector.near(frame, self._face)
+    fresh = self._face is None
+    if fresh:
+      self._face = choose(self._search(frame), self._choice)
+    if self._face is None:
+      return
+    square = face_square(self._face, frame.shape)
+    if fresh:
+      # Far slower than a face: the square is not to shake, nor to follow each nod.
+      self._unit = np.array([square.side, square.side, 2.0])
+      self._smooth = OneEuro(self._rate / self._every, cutoff=0.2, beta=1.0)
+    place = np.array([square.x, square.y, math.log(square.side)])
+    x, y, log_side = (self._smooth(place / self._unit) * self._unit).tolist()
+    self._square = Square(x, y, square.side if fresh else math.exp(log_side), square.angle)
+
+  def _search(self, frame):
+    if self._since_thorough >= self._thorough_every:
+      self._since_thorough = 0
+      return self._detector(frame)
+    return self._detector.quick(frame)
