@@ -6,7 +6,7 @@ run continues where it was, on any runner whose workers see the same folder. Whe
 its receipt, index and manifest are made of them, and the receipts go.
 
 Kinds of clips (a clip is a dict of plain values; its 'kind' says who makes windows of it):
-'synthetic' (synthetic_clips) and 'video' (face_windows).
+'synthetic' (synthetic_clips), 'video' and 'tfds' (face_windows).
 """
 
 import collections
@@ -15,22 +15,19 @@ import json
 import logging
 import pathlib
 import shutil
+import sys
 import threading
 
 import numpy as np
 import tqdm
 
-from data_pipelines import records, shards, synthetic_clips, synthetic_heads
+from data_pipelines import clip_lists, records, shards, synthetic_clips, synthetic_heads
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.files import atomic_path
 
 RECEIPTS, REPORT = '.receipts', 'skipped.json'
 MOST_SHARDS = 1024  # Of a split, unless asked for more.
 LOCAL_RUNNER = 'apache_beam.runners.portability.fn_api_runner.FnApiRunner'
-
-
-class Skip(ValueError):
-  """A clip that is left out; the message is the reason, the same words for the same reason."""
 
 
 def make_plan(clips, *, settings, name, source, licence, clips_per_shard=16):
@@ -129,8 +126,10 @@ def write_shard(job, settings, folder):
             rows[column].append(value)
           frames += len(window.frames)
           yield data
-      except (Skip, InputError) as error:
-        skipped.append([clip['name'], str(error)])
+      except clip_lists.Skip as error:
+        skipped.append([clip['name'], str(error), ''])
+      except InputError as error:
+        skipped.append([clip['name'], 'cannot be read', str(error)])
 
   path = pathlib.Path(folder) / job['file']
   count, digest = shards.write_shard(path, encoded())
@@ -152,14 +151,14 @@ def write_shard(job, settings, folder):
 
 
 def windows_of(clip, settings):
-  """Yields the windows of a clip; raises Skip where it is left out."""
+  """Yields the windows of a clip; raises clip_lists.Skip where it is left out."""
   if clip['kind'] == 'synthetic':
     whole = synthetic_clips.render_window(synthetic_clips.Clip(**clip['make']), settings['size'])
+    yield from cut(whole, settings['window'], settings['frame_rate'])
   else:
-    from data_pipelines import face_windows
+    from data_pipelines import face_windows  # Only here: it brings the video decoder.
 
-    whole = face_windows.read_window(clip, settings)
-  yield from cut(whole, settings['window'], settings['frame_rate'])
+    yield from face_windows.windows(clip, settings)
 
 
 def cut(whole, length, frame_rate):
@@ -238,10 +237,11 @@ def _finish(plan, folder):
       (folder / receipt['shard']['file']).unlink(missing_ok=True)
   skipped = [entry for receipt in receipts for entry in receipt['skipped']]
   with atomic_path(folder / REPORT) as path:
-    path.write_text(json.dumps(dict(skipped), indent=1) + '\n')
+    report = {name: f'{reason}: {detail}' if detail else reason for name, reason, detail in skipped}
+    path.write_text(json.dumps(report, indent=1) + '\n')
   receipts = [receipt for receipt in receipts if receipt['shard']['records']]
   if not receipts:
-    reasons = collections.Counter(reason for _, reason in skipped).most_common(3)
+    reasons = collections.Counter(reason for _, reason, _ in skipped).most_common(3)
     raise InputError(
       f'Every clip was skipped ({"; ".join(f"{n} x {reason}" for reason, n in reasons)}): '
       f'see {folder / REPORT}.'
@@ -273,7 +273,7 @@ def _finish(plan, folder):
       'frames': frames,
       'seconds': round(frames / plan['settings']['frame_rate'], 2),
     },
-    skipped=dict(collections.Counter(reason for _, reason in skipped)),
+    skipped=dict(collections.Counter(reason for _, reason, _ in skipped)),
     settings=plan['settings'] | {'fingerprint': plan['fingerprint']},
   )
   manifest.save(folder)
@@ -289,7 +289,11 @@ class _Progress:
     self._receipts = receipts
     done = self._done()
     self._bar = tqdm.tqdm(
-      total=sum(self._clips.values()), initial=done, unit=' clips', disable=quiet
+      total=sum(self._clips.values()),
+      initial=done,
+      unit=' clips',
+      disable=quiet,
+      mininterval=0.5 if sys.stderr.isatty() else 30,  # Seconds; a log wants few lines.
     )
     self._stop = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -311,4 +315,5 @@ class _Progress:
     self._stop.set()
     self._thread.join()
     self._update()
+    self._bar.refresh()
     self._bar.close()

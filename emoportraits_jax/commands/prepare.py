@@ -2,7 +2,7 @@
 
 import pathlib
 
-REAL = ('voxceleb2', 'feed', 'mead', 'hdtf', 'ffhq', 'folder')
+REAL = ('voxceleb2', 'feed', 'mead', 'hdtf', 'ffhq', 'folder', 'tfds')
 # What --preset stands for: a few of the options below.
 PRESETS = {
   # As FEED: 23 people, 7 tasks, 3 cameras; about 20 minutes and 200 MB on 2 cores.
@@ -83,7 +83,15 @@ def add_arguments(parser):
     default=0.6,
     help='of the wished-for crop that must lie in the frame (%(default)s)',
   )
-  real.add_argument('--max-frames', type=int, default=512, help='of each clip (%(default)s)')
+  real.add_argument(
+    '--identity-from', choices=('file', 'folder'), default='file', help='of source folder'
+  )
+  real.add_argument(
+    '--networks',
+    choices=('auto', 'own', 'none'),
+    default='auto',
+    help='for landmarks, pose, mattes: the published ones you have, our own small one, or rules',
+  )
 
 
 def run(args):
@@ -147,14 +155,16 @@ def _plan(args):
   else:
     if args.input is None:
       raise InputError(f'prepare {args.source} needs the folder where the data lie.')
-    clips = clip_lists.find(args.source, args.input, held_out=args.held_out)
+    clips = clip_lists.find(
+      args.source, args.input, held_out=args.held_out, identity=args.identity_from
+    )
     settings |= dict(
       size=args.image_size or 256,
       frame_rate=25.0,
       min_face=args.min_face,
       min_sharpness=args.min_sharpness,
       min_face_scale=args.min_face_scale,
-      max_frames=args.max_frames,
+      networks=args.networks,
     )
     licence = clip_lists.LICENCES[args.source]
     chosen = dict(clips_per_shard=args.clips_per_shard or 16)

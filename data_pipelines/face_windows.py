@@ -1,0 +1,190 @@
+"""Anybody's videos and pictures -> clip windows: one face followed, cropped, judged and labelled.
+
+A video is decoded twice: once to find the face and the cuts between scenes, once to crop. Each
+scene with a face keeps one square (training.md 4.1), so that the head moves in it as it did before
+the camera. What no network says is a stated guess, and `meta['approximate']` names it: landmarks
+are a mean face in the detected box, the head pose follows from that box, the matte is GrabCut's.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+
+import cv2
+import numpy as np
+
+from data_pipelines import face_labels, records
+from data_pipelines.clip_lists import Skip
+from emoportraits_jax import faces, media
+from emoportraits_jax.errors import InputError
+
+PICTURES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff'}
+_CHECKED = 128  # Side in pixels at which sharpness is judged.
+_DETECTIONS_PER_SECOND = 5
+_FEWEST = 5  # Frames of a video's scene worth keeping.
+
+
+@dataclasses.dataclass
+class Scene:
+  """Frames `start` to `stop` (exclusive) that show one face, its boxes [n, 4] in pixels."""
+
+  start: int
+  stop: int
+  boxes: np.ndarray
+  angle: float
+  sharpness: float
+  shape: tuple
+
+  @property
+  def face(self):
+    return faces.Face(*np.median(self.boxes, axis=0).tolist(), 1.0, self.angle)
+
+  def fault(self, settings):
+    """Why these frames are not worth keeping, or None."""
+    face = self.face
+    side = min(face.right - face.left, face.bottom - face.top)
+    if side < settings['min_face']:
+      return f'face smaller than {settings["min_face"]} pixels'
+    if self.face_scale < settings['min_face_scale']:
+      return 'face too near the border'
+    if self.sharpness < settings['min_sharpness']:
+      return 'blurred'
+    return None
+
+  @property
+  def face_scale(self):
+    """The share of the wished-for crop that lies in the picture (training.md 4.1)."""
+    face = self.face
+    return faces.released_square(face.left, face.top, face.right, face.bottom, *self.shape[1::-1])[
+      1
+    ]
+
+
+def windows(clip, settings):
+  """Yields the windows of a clip of clip_lists; raises Skip or InputError where there are none."""
+  reread, sound, still = _open(clip)
+  scenes = _scenes(reread(), still)
+  if not scenes:
+    raise Skip('no face')
+  faults = [scene.fault(settings) for scene in scenes]
+  good = [scene for scene, fault in zip(scenes, faults, strict=True) if not fault]
+  if not still:
+    faults += ['no scene of five frames with a face'] * (len(good) > 0)
+    good = [scene for scene in good if scene.stop - scene.start >= _FEWEST]
+  if not good:
+    raise Skip(max((fault for fault in faults if fault), key=faults.count))
+  frames = enumerate(reread())
+  for scene in good:
+    square = faces.face_square(scene.face, scene.shape)
+    inside = (pair for pair in frames if pair[0] >= scene.start)
+    chosen = itertools.islice(inside, scene.stop - scene.start)
+    while chunk := list(itertools.islice(chosen, settings['window'])):
+      crops = np.stack([faces.take(frame, square, settings['size']) for _, frame in chunk])
+      yield _window(clip, settings, scene, square, crops, chunk[0][0], sound)
+
+
+def _open(clip):
+  """(function that yields all frames, audio [N] float32 or None, whether it is a picture)."""
+  if clip['kind'] == 'tfds':
+    from data_pipelines import tfds_bridge
+
+    example = tfds_bridge.open_source(clip['path'], clip['tfds_split'])[clip['index']]
+    frames = tfds_bridge.frames_of(example)
+    return (lambda: iter(frames)), None, len(frames) == 1
+  path = pathlib.Path(clip['path'])
+  if path.suffix.lower() in PICTURES:
+    image = media.read_image(path)
+    return (lambda: iter([image])), None, True
+  video = media.open_video(path, rate=25)
+  sound = path if video.has_sound else clip.get('audio')
+  return video.frames, _sound(sound), False
+
+
+def _sound(path):
+  try:
+    return media.read_audio(path, rate=records.AUDIO_RATE) if path else None
+  except InputError:  # Worth no video.
+    return None
+
+
+@functools.cache
+def _detector():
+  return faces.load_detector()
+
+
+def _scenes(frames, still):
+  """Scenes in order: parts without a cut in which a face is found."""
+  step = 1 if still else round(25 / _DETECTIONS_PER_SECOND)
+  scenes, found, start, before, face, number = [], [], 0, None, None, -1
+  for number, frame in enumerate(frames):
+    small = cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    if before is not None and np.abs(small - before).mean() > faces.CUT:
+      scenes += _scene(found, start, number, step, frame.shape)
+      found, start, face = [], number, None
+    before = small
+    if (number - start) % step:
+      continue
+    face = face and _detector().near(frame, face)
+    face = face or faces.choose(_detector()(frame))
+    if face is None:
+      scenes += _scene(found, start, number, step, frame.shape)
+      found, start = [], number + step
+    else:
+      if not found:
+        start = number
+      found.append((face, _sharpness(frame, face)))
+  return scenes + (_scene(found, start, number + 1, step, frame.shape) if number >= 0 else [])
+
+
+def _scene(found, start, stop, step, shape):
+  if not found:
+    return []
+  boxes = np.array([face[:4] for face, _ in found], np.float64)
+  at = np.arange(start, stop)
+  seen = start + step * np.arange(len(found))
+  boxes = np.stack([np.interp(at, seen, column) for column in boxes.T], axis=1)
+  sharpness = float(np.median([value for _, value in found]))
+  return [Scene(start, stop, boxes, found[0][0].angle, sharpness, shape)]
+
+
+def _sharpness(frame, face):
+  """Variance of the Laplacian of the face at 128 pixels; little is blurred."""
+  height, width = frame.shape[:2]
+  left, top = max(0, int(face.left)), max(0, int(face.top))
+  right, bottom = min(width, int(face.right)), min(height, int(face.bottom))
+  if right - left < 8 or bottom - top < 8:
+    return 0.0
+  grey = cv2.cvtColor(frame[top:bottom, left:right], cv2.COLOR_RGB2GRAY)
+  grey = cv2.resize(grey, (_CHECKED, _CHECKED), interpolation=cv2.INTER_AREA)
+  return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+
+
+def _window(clip, settings, scene, square, crops, first, sound):
+  count = len(crops)
+  boxes = scene.boxes[first - scene.start :][:count]
+  # Of the crop, in [-1, 1]; the square may be turned, its face then stands upright in it.
+  centre = np.stack([boxes[:, [0, 2]].mean(1), boxes[:, [1, 3]].mean(1)], axis=1)
+  turn = np.radians(square.angle)
+  unturn = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+  centre = 2 * (centre - [square.x, square.y]) @ unturn.T / square.side
+  side = (boxes[:, 2] - boxes[:, 0] + boxes[:, 3] - boxes[:, 1]) / square.side
+  known = face_labels.label(crops, centre, side, settings['networks'])
+  audio = None
+  if sound is not None:
+    begin, end = (round(at * records.AUDIO_RATE / 25) for at in (first, first + count))
+    audio = np.zeros(end - begin, np.int16)
+    part = np.rint(32767 * np.clip(sound[begin:end], -1, 1)).astype(np.int16)
+    audio[: len(part)] = part
+  meta = {name: clip[name] for name in _LABELS if clip.get(name) is not None}
+  return records.Window(
+    frames=crops,
+    frame_index=np.arange(first, first + count, dtype=np.int32),
+    face_scale=np.full(count, scene.face_scale, np.float32),
+    audio=audio,
+    meta=meta | {'clip': clip['name'], 'approximate': known.pop('approximate')},
+    **known,
+  )
+
+
+_LABELS = ('identity', 'source', 'task', 'level', 'camera', 'emotion', 'intensity')
