@@ -81,17 +81,18 @@ def emotion(name, intensity=1.0):
   return np.float32(intensity) * EMOTION_COEFFICIENTS[name]
 
 
+_TELLING = np.flatnonzero(['Look' not in n and 'Blink' not in n for n in EXPRESSION_NAMES])
+_WHOLE = np.stack([EMOTION_COEFFICIENTS[name][_TELLING] for name in EMOTIONS]).astype(np.float64)
+
+
 def emotion_label(expression):
   """(index in EMOTIONS, intensity in [0,1]): the category that explains most of an expression [K].
 
   Gaze and blinks do not count. Where no category explains half of it, the label is neutral, 0.
   """
-  counts = np.array(['Look' not in n and 'Blink' not in n for n in EXPRESSION_NAMES])
-  face = np.where(counts, np.asarray(expression, np.float64), 0)
-  power = (face * face).sum()
-  best = (0.5 * power, 0, 0.0)
-  for index, name in enumerate(EMOTIONS[1:], 1):
-    whole = np.where(counts, EMOTION_COEFFICIENTS[name], 0)
+  face = np.asarray(expression, np.float64)[_TELLING]
+  best = (0.5 * (face * face).sum(), 0, 0.0)
+  for index, whole in enumerate(_WHOLE[1:], 1):
     intensity = np.clip((face * whole).sum() / (whole * whole).sum(), 0, 1)
     rest = face - intensity * whole
     best = min(best, ((rest * rest).sum(), index, round(float(intensity), 4)))

@@ -41,8 +41,9 @@ def sample_identity(rng):
   for name in SIGNED:
     look[LOOK_NAMES.index(name)] = 2 * look[LOOK_NAMES.index(name)] - 1
   result = np.concatenate([shape, look])
-  if result[INDEX['hairStyle']] > 0.6:  # Long hair and beards together are rare.
-    result[INDEX['beard']] *= 0.5
+  # Six faces in ten have no beard, nor has anybody with long hair.
+  beard = max(0.0, result[INDEX['beard']] - 0.5) / 0.5
+  result[INDEX['beard']] = beard * (result[INDEX['hairStyle']] < 0.6)
   return result.astype(np.float32)
 
 
@@ -257,6 +258,8 @@ def _shape(key):
   hidden = gone[template.triangles[:, 0]] | buried[template.triangles].all(1)
   kept = np.flatnonzero(~hidden)
   closed = np.isin(template.material, (mesh.SKIN, mesh.EYE, mesh.TONGUE))
+  if style not in ('bob', 'long'):  # One sees into these from below.
+    closed |= template.material == mesh.HAIR
   return Shape(points, kept, closed[kept])
 
 

@@ -55,8 +55,8 @@ _ROWS = np.unique(
     np.concatenate(
       [
         [0, 0.4, 0.8, 1.2, 1.6, 2, 2.4, 2.8, 3.2, 3.6, 4, 4.3, 4.55],
-        np.arange(4.75, 7, 0.125),
-        np.arange(7, 8.3, 0.1),
+        np.arange(4.8, 7, 0.15),
+        np.arange(7.05, 8.3, 0.12),
         np.arange(8.3, 10.01, 0.1),
         np.arange(10.25, 12.6, 0.25),
         [13, 13.5, 14, 14.5, 15, 15.5, 16, 16.5, 17, 17.5, 18, 18.5, 19, 20],
@@ -65,7 +65,7 @@ _ROWS = np.unique(
     4,
   )
 )
-_FRONT = np.arange(-24, 25) * 2.5
+_FRONT = np.concatenate([[-60, -55, -50], np.arange(-18, 19) * 2.5, [50, 55, 60]])
 _SIDE = np.array([67.5, 75, 82.5, 90, 100, 110, 120, 135, 150, 165])
 _COLUMNS = np.concatenate([-_SIDE[::-1], _FRONT, _SIDE, [180.0]])
 _EYE_COLUMNS, _MOUTH_COLUMN = (12.5, 42.5), 22.5
@@ -109,9 +109,9 @@ def _features(rest):
   move[:, 2] += 0.014 * bump(side, y, (0.0, 0.375), (0.10, 0.025)) * front
   # The nose: a ridge that grows to the tip and turns under, with two wings.
   height = 0.150 * smooth(y, -0.19, 0.09) ** 1.2 * smooth(y, 0.152, 0.090)
-  width = 0.030 + 0.026 * smooth(y, -0.06, 0.09)
+  width = 0.034 + 0.024 * smooth(y, -0.06, 0.09)
   move[:, 2] -= height * np.exp(-0.5 * (side / width) ** 2) * front
-  move[:, 2] -= 0.052 * bump(side, y, (0.066, 0.098), (0.026, 0.028)) * front
+  move[:, 2] -= 0.046 * bump(side, y, (0.068, 0.098), (0.030, 0.030)) * front
   move[:, 1] += 0.012 * bump(side, y, (0, 0.085), (0.06, 0.035)) * front
   # Lips: two rolls on either side of the mouth line, a philtrum above.
   across = np.clip(side / 0.158, 0, 1)
@@ -282,7 +282,7 @@ def _inside(builder):
     )
   # The mouth: a dark curved wall behind the teeth, upper half fixed, lower half on the jaw.
   u, v = np.meshgrid(np.linspace(-1, 1, 11), np.linspace(-1, 1, 9), indexing='ij')
-  wall = np.stack([0.19 * u, MOUTH_Y + 0.105 * v, -0.20 - 0.08 * np.maximum(u**2, v**2)], -1)
+  wall = np.stack([0.23 * u, MOUTH_Y + 0.11 * v, -0.20 - 0.07 * np.maximum(u**2, v**2)], -1)
   index = np.arange(u.size).reshape(u.shape)
   builder.add('wall', wall.reshape(-1, 3), _open_grid(index), MOUTH, lower=(v > 0).ravel())
   # Teeth: two arches. `rest` holds (x along the arch, height -1..1, 0) for their texture.
@@ -356,7 +356,8 @@ HAIR_ROWS = np.array(
 )
 HAIR_COLUMNS = np.concatenate(
   [
-    np.arange(-80, 81, 5.0),
+    [-80, -75, -70, -65, -60, -55, -50, -45, -38, -30, -22.5, -15, -7.5, 0],
+    [7.5, 15, 22.5, 30, 38, 45, 50, 55, 60, 65, 70, 75, 80],
     [87.5, 95, 105, 115, 130, 145, 162, 180, -162, -145, -130, -115, -105, -95, -87.5],
   ]
 )

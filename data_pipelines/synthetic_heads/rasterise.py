@@ -2,7 +2,10 @@
 
 import numpy as np
 
-SUBPIXEL = 16  # Vertices are snapped to this fraction of a sample: edges are then exact integers.
+_SHIFT = 4
+SUBPIXEL = (
+  1 << _SHIFT
+)  # Vertices are snapped to this fraction of a sample: edges are then exact integers.
 
 
 def facing(xy, triangles, closed):
@@ -28,18 +31,16 @@ def rasterise(xy, depth, triangles, size):
   area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
   half = SUBPIXEL // 2
   # First and last row of samples whose centres the triangle can hold; rows wholly outside drop out.
-  first = np.maximum((y.min(0) - half + SUBPIXEL - 1) // SUBPIXEL, 0)
-  last = np.minimum((y.max(0) - half) // SUBPIXEL, size - 1)
-  on_screen = (x.max(0) >= half) & (x.min(0) <= (size - 1) * SUBPIXEL + half)
-  keep = np.flatnonzero((area != 0) & (first <= last) & on_screen)
-  x, y, z, area, first, last = (
-    x[:, keep],
-    y[:, keep],
-    z[:, keep],
-    area[keep],
-    first[keep],
-    last[keep],
-  )
+  least = lambda v: np.minimum(np.minimum(v[0], v[1]), v[2])
+  most = lambda v: np.maximum(np.maximum(v[0], v[1]), v[2])
+  first = np.maximum((least(y) + (half - 1)) >> _SHIFT, 0)
+  last = np.minimum((most(y) - half) >> _SHIFT, size - 1)
+  # Most triangles of a small image lie between sample centres.
+  left, right = (least(x) + (half - 1)) >> _SHIFT, (most(x) - half) >> _SHIFT
+  keep = (area != 0) & (first <= last) & (left <= right) & (right >= 0) & (left < size)
+  keep = np.flatnonzero(keep)
+  x, y, z = x[:, keep], y[:, keep], z[:, keep]
+  area, first, last = area[keep], first[keep], last[keep]
   sign = np.sign(area)
   # Edge i, opposite corner i: across * px + down * py + offset is its weight, at least 0 inside.
   follow, precede = [1, 2, 0], [2, 0, 1]
@@ -50,12 +51,14 @@ def rasterise(xy, depth, triangles, size):
   # One span of samples for every row of every triangle.
   rows = last - first + 1
   owner = np.repeat(np.arange(len(keep), dtype=np.int32), rows)
-  row = np.arange(len(owner), dtype=np.int32) - np.repeat(np.cumsum(rows) - rows - first, rows)
+  before = (np.cumsum(rows) - rows - first).astype(np.int32)
+  row = np.arange(len(owner), dtype=np.int32) - before[owner]
+  centre = row * SUBPIXEL + half
   start = np.full(len(owner), 0.0)
   end = np.full(len(owner), size - 1.0)
   for i in range(3):
     slope = across[i][owner]
-    base = offset[i][owner] + down[i][owner] * (row * SUBPIXEL + half)
+    base = offset[i][owner] + down[i][owner] * centre
     # Where the weight changes sign, in samples; float64 divides these integers without a doubt.
     with np.errstate(divide='ignore', invalid='ignore'):
       cross = (-base / slope - half) / SUBPIXEL
@@ -68,11 +71,11 @@ def rasterise(xy, depth, triangles, size):
   # One fragment for every sample of every span. Depth is a plane over each triangle.
   plane = lambda edge: (edge[0] * z[0] + edge[1] * z[1] + edge[2] * z[2]) / np.abs(area)
   depth_x, depth_y = plane(across), plane(down)
-  at_start = z[0][owner] + depth_y[owner] * (row * SUBPIXEL + half - y[0][owner])
+  at_start = z[0][owner] + depth_y[owner] * (centre - y[0][owner])
   at_start += depth_x[owner] * (start * SUBPIXEL + half - x[0][owner])
   depth_x = (SUBPIXEL * depth_x).astype(np.float32)
   span = np.repeat(np.arange(len(owner), dtype=np.int32), count)
-  step = np.arange(len(span), dtype=np.int32) - np.repeat(np.cumsum(count) - count, count)
+  step = np.arange(len(span), dtype=np.int32) - (np.cumsum(count) - count).astype(np.int32)[span]
   near = at_start.astype(np.float32)[span] + depth_x[owner][span] * step
   sample = (row * size + start)[span] + step
   # Nearest first, then the lower triangle: one integer holds both.
@@ -82,7 +85,10 @@ def rasterise(xy, depth, triangles, size):
 
   seen = np.flatnonzero(nearest != np.iinfo(np.int64).max)
   owner = (nearest[seen] & 0xFFFFF).astype(np.int32)
-  px, py = seen % size * SUBPIXEL + half, seen // size * SUBPIXEL + half
+  row, column = np.divmod(seen.astype(np.int32), np.int32(size))
+  px, py = column * SUBPIXEL + half, row * SUBPIXEL + half
   total = np.abs(area).astype(np.float32)[owner]
-  weight = (across[:, owner] * px + down[:, owner] * py + offset[:, owner]).astype(np.float32)
-  return seen, keep[owner], weight / total
+  weight = np.empty((3, len(seen)), np.float32)
+  for i in range(3):
+    weight[i] = (across[i][owner] * px + down[i][owner] * py + offset[i][owner]) / total
+  return seen, keep[owner], weight

@@ -17,6 +17,9 @@ from data_pipelines.synthetic_heads import mesh, palette, pose, rasterise, shadi
 
 SHOULDER_SHARE = 0.30  # How much of the head's rotation the shoulders follow.
 
+# Template -> canonical space: brows at y = -0.31, chin at 0.52, ears at x = +-0.5.
+HEAD_SCALE, HEAD_PLACE = np.float32(1.12), np.float32([0.0, -0.05, 0.0])
+
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
@@ -47,7 +50,7 @@ def vertices(identity, expression):
     if coefficient and index in fields:
       where, move = fields[index]
       points[where] += (coefficient * scale[index]) * move
-  return points
+  return points * HEAD_SCALE + HEAD_PLACE
 
 
 def landmarks_canonical(identity, expression):

@@ -73,12 +73,12 @@ def _face(colour, place, identity, expression, palette):
     colour, skin * np.float32(0.58), fade * 0.40 * spot(side, y, (0.100, 0.105), (0.012, 0.026))
   )
   if v('freckles') > 0.65:
-    dots = ramp(noise(x * 130, y * 130), 0.9, 1.5)
+    dots = ramp(noise(x * 170, y * 170), 1.15, 1.6)
     zone = fade * (cheek + spot(side, y, (0, 0.03), (0.10, 0.05)))
     blend(
       colour,
       skin * np.float32([0.62, 0.42, 0.32]),
-      np.minimum(dots * zone * np.float32(1.6 * v('freckles') - 0.4), 0.8),
+      np.minimum(dots * zone * np.float32(1.5 * v('freckles') - 0.7), 0.8),
     )
   _folds(colour, x, y, side, fade, identity, expression, skin)
   _eyelids(colour, y, side, below, fade, identity, skin)
@@ -199,7 +199,7 @@ def _beard(colour, place, beard, identity, palette):
 def _neck(colour, place, identity, palette):
   x, y, z, _ = place
   side, collar = np.abs(x), value(identity, 'collar')
-  shadow = ramp(y, 0.50, 0.54) * ramp(y, 0.74, 0.58)
+  shadow = ramp(y, 0.50, 0.54) * ramp(y, 0.74, 0.58) * ramp(z, -0.21, -0.13)
   blend(colour, palette['skin'] * np.float32([0.52, 0.46, 0.44]), shadow * np.float32(0.65))
   # Either a round neck or an open one that ends in a point.
   edge = np.float32(0.98 - 0.22 * collar) - np.float32(0.22) * ramp(z, -0.1, 0.2)
