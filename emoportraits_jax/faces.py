@@ -426,6 +426,9 @@ class Tracker:
     if self._since >= self._every:
       self._since = 0
       self._look(frame)
+    if self._face is not None:
+      x, y, log_side = (self._smooth(self._place / self._unit) * self._unit).tolist()
+      self._square = Square(x, y, math.exp(log_side), self._face.angle)
     return Sighting(self._square, self._face is not None, bool(cut))
 
   def _look(self, frame):
@@ -437,13 +440,11 @@ class Tracker:
     if self._face is None:
       return
     square = face_square(self._face, frame.shape)
+    self._place = np.array([square.x, square.y, math.log(square.side)])
     if fresh:
       # Far slower than a face: the square is not to shake, nor to follow each nod.
       self._unit = np.array([square.side, square.side, 2.0])
-      self._smooth = OneEuro(self._rate / self._every, cutoff=0.2, beta=1.0)
-    place = np.array([square.x, square.y, math.log(square.side)])
-    x, y, log_side = (self._smooth(place / self._unit) * self._unit).tolist()
-    self._square = Square(x, y, square.side if fresh else math.exp(log_side), square.angle)
+      self._smooth = OneEuro(self._rate, cutoff=0.2, beta=1.0)
 
   def _search(self, frame):
     if self._since_thorough >= self._thorough_every:
