@@ -6,7 +6,7 @@
     audio, expressions, head_poses = speech(rng, seconds=8)
 
 NumPy and SciPy only; safe in worker processes, each of which builds the template once (0.3 s).
-The same arguments give the same bytes: see `render`.
+The same arguments give the same bytes: see frame.py.
 """
 
 from data_pipelines.synthetic_heads.expression import (
@@ -32,9 +32,9 @@ from data_pipelines.synthetic_heads.pose import (
   project,
   sample_head_pose,
 )
-from data_pipelines.synthetic_heads.render import Frame, landmarks_canonical, render, vertices
+from data_pipelines.synthetic_heads.frame import Frame, landmarks_canonical, render, vertices
 from data_pipelines.synthetic_heads.shading import Light, mirror_light, sample_light
-from data_pipelines.synthetic_heads.speech import speech
+from data_pipelines.synthetic_heads.voice import speech
 
 __all__ = [
   'CAMERAS',

@@ -161,7 +161,8 @@ def synthesise(mouth, gate, pitch, rng):
   ):
     taps = signal.butter(2, band, 'bandpass', fs=SAMPLE_RATE, output='sos')
     voice += 0.9 * np.interp(time, control, amount) * signal.sosfilt(taps, noise)
-  return np.tanh(0.11 * voice).astype(np.float32)
+  # Of 16 bits: the last bit of a sine cannot reach a sample.
+  return (np.round(np.tanh(0.11 * voice) * 32767) / 32768).astype(np.float32)
 
 
 def speech(rng, seconds):
