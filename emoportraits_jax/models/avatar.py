@@ -29,6 +29,7 @@ class Avatar(nn.Module):
   volume_size: int = 64
   volume_channels: int = 96
   appearance_channels: tuple[int, ...] = (128, 256, 512, 512)
+  appearance_stride: int = 1  # Of its first convolution.
   source_blocks: int = 3
   identity_size: int = 512  # E.
   identity_image: int = 256
@@ -42,6 +43,7 @@ class Avatar(nn.Module):
   dropout: float = 0.2
   warp_channels: tuple[int, ...] = (512, 256, 128, 64, 32)
   warp_upsampling: tuple[tuple[int, int, int], ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2))
+  warp_range: float = 1.0  # The largest displacement; the width of the volume is 2.
   unet_channels: tuple[int, ...] = (192, 384, 512)
   unet_pooling: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (2, 2, 2))
   unet_depth_factor: int = 2
@@ -49,6 +51,7 @@ class Avatar(nn.Module):
   decoder_blocks: int = 6
   decoder_channels: tuple[int, ...] = (320, 192, 128)
   decoder_blocks_per_size: int = 2
+  decoder_shuffle: int = 1  # Pixels of a side that the last convolution paints at once.
   grid: str = 'corners'
   norm_groups: int = 32
   spectral_norm: bool = True
@@ -60,7 +63,11 @@ class Avatar(nn.Module):
       self.spectral_norm, self.weight_standardisation, self.norm_groups, self.dtype
     )
     self.appearance_encoder = encoders.AppearanceEncoder(
-      self.appearance_channels, self.volume_depth, self.volume_channels, settings
+      self.appearance_channels,
+      self.appearance_stride,
+      self.volume_depth,
+      self.volume_channels,
+      settings,
     )
     self.source_volume = volume.SourceBlocks(self.source_blocks, settings)
     self.identity_encoder = encoders.IdentityEncoder(
@@ -77,7 +84,12 @@ class Avatar(nn.Module):
     self.warp_embedding = warping.WarpEmbedding(settings)
     self.to_canonical_warp, self.from_canonical_warp = (
       warping.WarpGenerator(
-        self.warp_channels, self.warp_upsampling, self.volume_depth, self.grid, settings
+        self.warp_channels,
+        self.warp_upsampling,
+        (self.volume_depth, self.volume_size, self.volume_size),
+        self.warp_range,
+        self.grid,
+        settings,
       )
       for _ in range(2)
     )
@@ -89,6 +101,7 @@ class Avatar(nn.Module):
       self.decoder_blocks,
       self.decoder_channels,
       self.decoder_blocks_per_size,
+      self.decoder_shuffle,
       settings,
     )
 

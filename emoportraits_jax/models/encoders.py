@@ -14,17 +14,21 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 class AppearanceEncoder(nn.Module):
   """A masked image -> its appearance volume: [B, H, W, 3] -> [B, D, h, w, C] (architecture.md 6.1).
 
-  Every block after the entry halves the picture: h = H / 2 ** (len(channels) - 1).
+  The entry strides by `stride`, every block after it by 2: h = H / stride / 2 ** (channels - 1).
   """
 
   channels: tuple[int, ...]
+  stride: int
   volume_depth: int
   volume_channels: int
   settings: layers.Settings
 
   @nn.compact
   def __call__(self, image):
-    x = self.settings.spectral(self.channels[0], (7, 7), use_bias=True, name='from_rgb')(image)
+    entry = self.settings.spectral(
+      self.channels[0], (7, 7), strides=self.stride, use_bias=True, name='from_rgb'
+    )
+    x = entry(image)
     for index, features in enumerate(self.channels[1:]):
       x = layers.ResBlock(features, self.settings, 'down', name=f'down_{index}')(x)
     x = nn.relu(self.settings.norm(name='norm')(x))

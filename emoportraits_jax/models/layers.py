@@ -8,6 +8,7 @@ Training binds the first two; `fold` computes them away once, and the same modul
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,7 @@ class Conv(nn.Module):
   weight: str = 'plain'
   upsampled: bool = False  # Reads its input doubled in height and width (nearest neighbour).
   dtype: str = 'float32'
+  initial: Callable = he_normal  # Of a plain or spectral kernel.
 
   @nn.compact
   def __call__(self, x):
@@ -123,10 +125,10 @@ class Conv(nn.Module):
 
   def kernel(self, shape):
     if self.weight == 'plain' or self.has_variable('params', 'kernel'):
-      return self.param('kernel', he_normal, shape)
+      return self.param('kernel', self.initial, shape)
     if self.weight == 'standardised':
       return standardise(self.param('standardised_kernel', torch_uniform, shape))
-    kernel = self.param('spectral_kernel', he_normal, shape)
+    kernel = self.param('spectral_kernel', self.initial, shape)
     u, v = (
       self.variable('spectral', name, self.singular_vector, kernel, index)
       for index, name in enumerate('uv')

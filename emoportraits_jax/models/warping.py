@@ -8,6 +8,9 @@ from flax import linen as nn
 from emoportraits_jax import geometry
 from emoportraits_jax.models import layers
 
+# Of the last convolution: the first warps are gentle, but larger than a voxel.
+SMALL = nn.initializers.variance_scaling(0.1, 'fan_in', 'normal')
+
 
 class WarpEmbedding(nn.Module):
   """Mixes expression [B, Z] with identity [B, 4, 4, E] -> [B, 4, 4, E] (architecture.md 5.1)."""
@@ -31,7 +34,8 @@ class WarpGenerator(nn.Module):
 
   channels: tuple[int, ...]
   upsampling: tuple[tuple[int, int, int], ...]
-  volume_depth: int
+  volume_shape: tuple[int, int, int]
+  range: float
   grid: str
   settings: layers.Settings
 
@@ -45,10 +49,13 @@ class WarpGenerator(nn.Module):
     ):
       x = layers.trilinear(x, factors)
       x = layers.ResBlock(features, settings, name=f'up_{index}')(x, embedding)
-    x = layers.average(x, (x.shape[1] // self.volume_depth, 1, 1))
+    x = layers.average(x, (max(1, x.shape[1] // self.volume_shape[0]), 1, 1))
     x = nn.relu(settings.norm(name='norm')(x))
-    delta = settings.spectral(3, (3, 3, 3), use_bias=True, name='to_delta')(x)
-    delta = jnp.tanh(delta.astype(jnp.float32))
+    delta = settings.spectral(3, (3, 3, 3), use_bias=True, initial=SMALL, name='to_delta')(x)
+    # A warp coarser than the volume is smooth: interpolated.
+    sizes = zip(self.volume_shape, delta.shape[1:4], strict=True)
+    delta = layers.trilinear(delta, [whole // size for whole, size in sizes])
+    delta = self.range * jnp.tanh(delta.astype(jnp.float32))
     return geometry.identity_warp(delta.shape[1:4], self.grid) + delta
 
 
