@@ -24,6 +24,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 
 import cv2
 import grain
@@ -273,13 +274,15 @@ class PairIterator(grain.DatasetIterator):
 
   def __init__(self, dataset):
     super().__init__()
-    self._dataset, self._next, self._batches = dataset, 0, None
+    self._dataset, self._next, self._running = dataset, 0, []
     self.rows, self.faults = 0, 0
+    # Also at the interpreter's end, while what the workers share can still be returned.
+    weakref.finalize(self, _stop, self._running)
 
   def __next__(self):
-    if self._batches is None:
-      self._batches = iter(self._prefetched())
-    batch = next(self._batches)
+    if not self._running:
+      self._running.append(iter(self._prefetched()))
+    batch = next(self._running[0])
     self._next += 1
     self._count(batch.pop('faults'), len(batch['dataset']))
     if not self._dataset.workers:
@@ -297,9 +300,8 @@ class PairIterator(grain.DatasetIterator):
 
   def close(self):
     """Stops the workers."""
-    if self._batches is not None:
-      self._batches.close()
-    self._batches = None
+    while self._running:
+      self._running.pop().close()
     self._closed = True
 
   def _prefetched(self):
@@ -328,6 +330,11 @@ class PairIterator(grain.DatasetIterator):
         f'{self.faults} of {self.rows} records read were damaged, over {share:.2%}, the last was '
         f'{faults[-1] if faults else "earlier"}: check the data with `emoportraits data verify`.'
       )
+
+
+def _stop(running):
+  while running:
+    running.pop().close()
 
 
 def _start_worker(index, count):
