@@ -142,11 +142,21 @@ def _demuxer(head):
   return 'mpegts' if head[:1] == b'G' and head[188:189] == b'G' else None
 
 
+def is_movie(path, *, gif=False):
+  """Whether a local file is in one of the containers; `gif` says what an animated picture is."""
+  name = _container(local_file(path))
+  return name is not None and (gif or name != 'gif')
+
+
+def _container(path):
+  with open(path, 'rb') as file:
+    return _demuxer(file.read(256))
+
+
 @contextlib.contextmanager
 def _open(path, limits):
   path = local_file(path, limits)
-  with open(path, 'rb') as file:
-    name = _demuxer(file.read(256))
+  name = _container(path)
   if name is None:
     raise InputError(
       f'{path} is not a video or sound file in a known container '

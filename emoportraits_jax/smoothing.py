@@ -1,0 +1,57 @@
+"""Values of a motion over time: gaps filled, shaking taken out. NumPy; time is the first axis."""
+
+import numpy as np
+
+from emoportraits_jax import faces
+from emoportraits_jax.errors import InputError
+
+
+def fill_gaps(values, found, cuts):
+  """Values [n, ...] of the frames where `found` [T] -> [T, ...], the others made up.
+
+  Between two found frames of a scene linearly; at a scene's ends the nearest is held; a scene
+  without any takes the nearest of its neighbours. `cuts` [T]: True where a scene begins.
+  """
+  times = np.flatnonzero(found)
+  scene = np.cumsum(cuts)
+  filled = np.empty((len(found), *values.shape[1:]), np.float32)
+  filled[times] = values
+  for missing in np.flatnonzero(~found):
+    before, after = np.searchsorted(times, missing) - 1, np.searchsorted(times, missing)
+    sides = [i for i in (before, after) if 0 <= i < len(times)]
+    own = [i for i in sides if scene[times[i]] == scene[missing]]
+    if len(own) == 2:
+      share = (missing - times[before]) / (times[after] - times[before])
+      filled[missing] = values[before] + np.float32(share) * (values[after] - values[before])
+    else:
+      nearest = min(own or sides, key=lambda i: abs(times[i] - missing))
+      filled[missing] = values[nearest]
+  return filled
+
+
+def smooth(values, cuts, rate, strength):
+  """One-euro smoothing of [T, ...] without delay: forwards, backwards, and the mean of both.
+
+  Args:
+    values: [T, ...].
+    cuts: [T] bool: True where a scene begins; nothing is mixed across.
+    rate: frames per second.
+    strength: 0 leaves them as they are; 0.5 damps what is faster than 4 Hz and small; below 1.
+  """
+  if not 0 <= strength <= 1:
+    raise InputError(f'Smoothing {strength:g} is out of range: choose 0 to 1.')
+  if strength == 0 or len(values) < 3:
+    return values
+  strength = min(strength, 0.98)
+  cutoff = 4 * (1 - strength) / strength
+  # Large, quick motion is meant: at one deviation in 0.1 s the cutoff has doubled.
+  scale = values.std(axis=0) + 1e-6
+  result = np.empty_like(values)
+  edges = [0, *(np.flatnonzero(cuts[1:]) + 1), len(values)]
+  for start, end in zip(edges[:-1], edges[1:], strict=True):
+    scene = values[start:end] / scale
+    run = lambda x: np.stack(
+      list(map(faces.OneEuro(rate, cutoff=cutoff, beta=cutoff / 10), x))  # noqa: B023
+    )
+    result[start:end] = (run(scene) + run(scene[::-1])[::-1]) / 2 * scale
+  return result
