@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from data_pipelines import face_labels, records
-from data_pipelines.clip_lists import Skip
+from data_pipelines.clip_lists import VIDEOS, Skip
 from emoportraits_jax import faces, media
 from emoportraits_jax.errors import InputError
 
@@ -23,6 +23,8 @@ PICTURES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff'}
 _CHECKED = 128  # Side in pixels at which sharpness is judged.
 _DETECTIONS_PER_SECOND = 5
 _FEWEST = 5  # Frames of a video's scene worth keeping.
+# Mean change of the face at a cut: 49 and more; a fast turn at 12 frames a second makes 29.
+_FACE_CUT = 40.0
 
 
 @dataclasses.dataclass
@@ -31,6 +33,7 @@ class Scene:
 
   start: int
   stop: int
+  shot: int  # Counts cuts.
   boxes: np.ndarray
   angle: float
   sharpness: float
@@ -40,8 +43,10 @@ class Scene:
   def face(self):
     return faces.Face(*np.median(self.boxes, axis=0).tolist(), 1.0, self.angle)
 
-  def fault(self, settings):
+  def fault(self, settings, still):
     """Why these frames are not worth keeping, or None."""
+    if not still and self.stop - self.start < _FEWEST:
+      return f'a face for fewer than {_FEWEST} frames'
     face = self.face
     side = min(face.right - face.left, face.bottom - face.top)
     if side < settings['min_face']:
@@ -62,20 +67,22 @@ class Scene:
 
 
 def windows(clip, settings):
-  """Yields the windows of a clip of clip_lists; raises Skip or InputError where there are none."""
+  """Yields the windows of a clip of clip_lists; raises Skip or InputError where there are none.
+
+  Of a video with cuts only the shot with most good frames is kept: others may show other people.
+  """
   reread, sound, still = _open(clip)
   scenes = _scenes(reread(), still)
   if not scenes:
     raise Skip('no face')
-  faults = [scene.fault(settings) for scene in scenes]
+  faults = [scene.fault(settings, still) for scene in scenes]
   good = [scene for scene, fault in zip(scenes, faults, strict=True) if not fault]
-  if not still:
-    faults += ['no scene of five frames with a face'] * (len(good) > 0)
-    good = [scene for scene in good if scene.stop - scene.start >= _FEWEST]
   if not good:
-    raise Skip(max((fault for fault in faults if fault), key=faults.count))
+    raise Skip(max(faults, key=faults.count))
+  shots = [scene.shot for scene in good for _ in range(scene.start, scene.stop)]
+  longest = max(sorted(set(shots)), key=shots.count)
   frames = enumerate(reread())
-  for scene in good:
+  for scene in (scene for scene in good if scene.shot == longest):
     square = faces.face_square(scene.face, scene.shape)
     inside = (pair for pair in frames if pair[0] >= scene.start)
     chosen = itertools.islice(inside, scene.stop - scene.start)
@@ -96,7 +103,12 @@ def _open(clip):
   if path.suffix.lower() in PICTURES:
     image = media.read_image(path)
     return (lambda: iter([image])), None, True
-  video = media.open_video(path, rate=25)
+  try:
+    video = media.open_video(path, rate=25)
+  except InputError:
+    if path.suffix.lower() in VIDEOS:
+      raise
+    raise Skip('not a video or picture') from None
   sound = path if video.has_sound else clip.get('audio')
   return video.frames, _sound(sound), False
 
@@ -114,38 +126,59 @@ def _detector():
 
 
 def _scenes(frames, still):
-  """Scenes in order: parts without a cut in which a face is found."""
+  """Scenes in order: parts of shots in which a face is found."""
   step = 1 if still else round(25 / _DETECTIONS_PER_SECOND)
-  scenes, found, start, before, face, number = [], [], 0, None, None, -1
+  scenes, found, start, shot, before, face, number = [], [], 0, 0, None, None, -1
+
+  def finish(stop, shape):
+    if not found:
+      return
+    at, seen = np.arange(start, stop), start + step * np.arange(len(found))
+    columns = np.array([face[:4] for face, _ in found], np.float64).T
+    boxes = np.stack([np.interp(at, seen, column) for column in columns], axis=1)
+    sharpness = float(np.median([value for _, value in found]))
+    scenes.append(Scene(start, stop, shot, boxes, found[0][0].angle, sharpness, shape))
+
   for number, frame in enumerate(frames):
-    small = cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
-    if before is not None and np.abs(small - before).mean() > faces.CUT:
-      scenes += _scene(found, start, number, step, frame.shape)
-      found, start, face = [], number, None
-    before = small
+    if before is not None and _is_cut(before, frame, face):
+      finish(number, frame.shape)
+      found, start, shot, face = [], number, shot + 1, None
+    before = frame
     if (number - start) % step:
       continue
     face = face and _detector().near(frame, face)
     face = face or faces.choose(_detector()(frame))
     if face is None:
-      scenes += _scene(found, start, number, step, frame.shape)
+      finish(start + step * (len(found) - 1) + 1, frame.shape)  # It left after it was last seen.
       found, start = [], number + step
     else:
-      if not found:
-        start = number
       found.append((face, _sharpness(frame, face)))
-  return scenes + (_scene(found, start, number + 1, step, frame.shape) if number >= 0 else [])
+  if number >= 0:
+    finish(number + 1, before.shape)
+  return scenes
 
 
-def _scene(found, start, stop, step, shape):
-  if not found:
-    return []
-  boxes = np.array([face[:4] for face, _ in found], np.float64)
-  at = np.arange(start, stop)
-  seen = start + step * np.arange(len(found))
-  boxes = np.stack([np.interp(at, seen, column) for column in boxes.T], axis=1)
-  sharpness = float(np.median([value for _, value in found]))
-  return [Scene(start, stop, boxes, found[0][0].angle, sharpness, shape)]
+def _is_cut(before, after, face):
+  """Whether the whole picture, or the place of the face, changes more than motion changes it."""
+  if _change(before, after) > faces.CUT:
+    return True
+  if face is None:
+    return False
+  (top, bottom), (left, right) = (
+    (max(0, int(low)), max(0, int(high)) + 1)
+    for low, high in ((face.top, face.bottom), (face.left, face.right))
+  )
+  return _change(before[top:bottom, left:right], after[top:bottom, left:right]) > _FACE_CUT
+
+
+def _change(before, after):
+  if not before.size:
+    return 0.0
+  small = [
+    cv2.resize(np.ascontiguousarray(image), (32, 32), interpolation=cv2.INTER_AREA).astype(int)
+    for image in (before, after)
+  ]
+  return float(np.abs(small[0] - small[1]).mean())
 
 
 def _sharpness(frame, face):
