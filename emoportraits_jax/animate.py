@@ -22,6 +22,7 @@ from emoportraits_jax import faces, files, geometry, mattes, media, paste_back, 
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.prefetch import prefetched
 
+NO_FACE = 'No face was found in the picture: give one with a clear, frontal face.'
 POSES = ('driver', 'source', 'relative', 'mixed')
 MAX_INTENSITY = 1.5  # Beyond it the expression code leaves what the network was trained on.
 _LARGEST_SAVED = 2 * 2**30  # Bytes of an unpacked .npz.
@@ -135,7 +136,7 @@ def create_avatar(model, image, *, mask=None, crop=True, face='largest', detecto
   if crop:
     found = faces.choose((detector or faces.load_detector())(image), face)
     if found is None:
-      raise InputError('No face was found in the picture: give one with a clear, frontal face.')
+      raise InputError(NO_FACE)
     square = faces.face_square(found, image.shape)
     cut = lambda picture: faces.take(picture, square, size)
   else:

@@ -22,6 +22,9 @@ from emoportraits_jax import animate, faces, media, paste_back, video_writer
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.prefetch import prefetched
 
+_ASSETS = pathlib.Path(__file__).parent / 'assets'
+SAMPLE_PORTRAIT = str(_ASSETS / 'sample_portrait.png')
+SAMPLE_DRIVER = str(_ASSETS / 'sample_driver.mp4')
 LARGEST = 4096  # Pixels of a frame's longer side: more than H.264 players take.
 _SHEET = 8  # Moments on a contact sheet.
 
@@ -101,6 +104,43 @@ def plan(sources, drivers, out):
   return pairs
 
 
+def check_files(sources, drivers, out, options):
+  """Opens everything without a model: returns a line on each source, driver and output.
+
+  Raises:
+    InputError: for the first thing that would not work.
+  """
+  options.check()
+  pairs = plan(sources, drivers, out)
+  paste_back.parse_background(options.background, media.read_image)
+  if options.contact_sheet:
+    video_writer.check_image(options.contact_sheet)
+  lines, detector = [], faces.load_detector()
+  for source in sources:
+    if str(source).endswith('.npz'):
+      lines.append(f'{source}: a saved avatar')
+      animate.Avatar.load(source)
+      continue
+    image, _ = read_source(source)
+    found = detector(image)
+    if options.face != 'all' and faces.choose(found, options.face) is None or not found:
+      raise InputError(f'{source}: {animate.NO_FACE}')
+    height, width = image.shape[:2]
+    lines.append(f'{source}: {width}x{height} pixels, faces: {len(found)} ({detector.name})')
+  for driver in drivers:
+    if str(driver).endswith('.npz'):
+      motion = animate.Motion.load(driver)
+      lines.append(f'{driver}: a saved motion of {len(motion.expression)} frames')
+      continue
+    video = open_driver(driver, options)
+    sound = 'with sound' if video.has_sound else 'no sound'
+    lines.append(
+      f'{driver}: {video.width}x{video.height} pixels, about {video.length} frames at '
+      f'{float(video.rate):g} a second, {sound}'
+    )
+  return lines + [f'would write {path}' for _, _, path in pairs]
+
+
 # ---- Sources ----
 
 
@@ -177,7 +217,17 @@ def read_motion(model, driver, options, detector, *, mix_with=None, progress=no_
 # ---- Pairs ----
 
 
-def animate_files(model, sources, drivers, out, options=None, *, progress=no_progress):
+def animate_files(
+  model,
+  sources,
+  drivers,
+  out,
+  options=None,
+  *,
+  progress=no_progress,
+  save_avatar=None,
+  save_motion=None,
+):
   """Animates every source with every driver; yields a Summary after each.
 
   Args:
@@ -187,6 +237,7 @@ def animate_files(model, sources, drivers, out, options=None, *, progress=no_pro
     out: see `plan`.
     options: Options.
     progress: see `no_progress`.
+    save_avatar, save_motion: .npz files for the first pair's.
   """
   options = options or Options()
   options.check()
@@ -207,6 +258,11 @@ def animate_files(model, sources, drivers, out, options=None, *, progress=no_pro
       motion = read_motion(model, video, options, detector, mix_with=mix_with, progress=progress)
       if mix_with is None:
         motions[driver] = motion
+    if save_avatar:
+      avatars[source][0].save(save_avatar)
+    if save_motion:
+      motion.save(save_motion)
+    save_avatar = save_motion = None
     mixed = options.pose == 'mixed' and video is not None
     pose = 'driver' if mixed else options.pose
     driven = [animate.drive(a, motion, pose, options.intensity) for a in avatars[source]]

@@ -6,7 +6,6 @@ import json
 import math
 import pathlib
 import re
-import shutil
 
 import av
 import numpy as np
@@ -240,9 +239,7 @@ class _Folder:
 
 def write_image(path, image, *, about=None):
   """Writes [H, W, 3] uint8 as PNG or JPEG (by the ending), with `about` as its text (PNG only)."""
-  path = pathlib.Path(path)
-  if path.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
-    raise InputError(f'{path} ends in {path.suffix or "nothing"}: a picture is a .png or a .jpg.')
+  path = check_image(path)
   info = PngInfo()
   for key, value in (about or {}).items():
     info.add_itxt(key.capitalize(), value if isinstance(value, str) else json.dumps(value))
@@ -250,12 +247,12 @@ def write_image(path, image, *, about=None):
     Image.fromarray(image).save(temporary, pnginfo=info, compress_level=3, quality=92)
 
 
-def free_bytes(path):
-  """Bytes free on the disk that holds `path` or its nearest existing parent folder."""
-  folder = pathlib.Path(path).absolute()
-  while not folder.exists():
-    folder = folder.parent
-  return shutil.disk_usage(folder).free
+def check_image(path):
+  """The Path of a picture to write; InputError where it cannot be one."""
+  path = pathlib.Path(path)
+  if path.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
+    raise InputError(f'{path} ends in {path.suffix or "nothing"}: a picture is a .png or a .jpg.')
+  return path
 
 
 def driver_sound(video):

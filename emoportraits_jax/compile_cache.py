@@ -1,0 +1,31 @@
+"""Compiled programs kept between runs, in a folder that nobody else can write to."""
+
+import os
+import pathlib
+import stat
+
+
+def enable(folder=None):
+  """Tells JAX to keep compiled programs in `folder`; returns it, or None where that is not safe.
+
+  The default is ~/.cache/emoportraits/compiled; JAX_COMPILATION_CACHE_DIR, if set, is left alone.
+  Whoever can write there can make us run code: so it must be ours alone.
+  """
+  if os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    return pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
+  folder = pathlib.Path(folder or pathlib.Path.home() / '.cache' / 'emoportraits' / 'compiled')
+  try:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+  except OSError:  # A read-only home: compiling again is all it costs.
+    return None
+  ours = not hasattr(os, 'getuid') or status.st_uid == os.getuid()
+  if not stat.S_ISDIR(status.st_mode) or not ours or status.st_mode & 0o022:
+    return None
+
+  import jax
+
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+  return folder
