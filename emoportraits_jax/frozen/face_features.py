@@ -5,14 +5,21 @@ the paper uses pretrained networks: its feature maps give the perceptual loss (V
 its head pose and its 19 regions serve the small models in `animate`.
 """
 
+import functools
+import json
 import math
 import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 
 from emoportraits_jax import geometry
+from emoportraits_jax.errors import InputError
+from emoportraits_jax.files import atomic_path
+from emoportraits_jax.frozen import checkpoint_io
 from emoportraits_jax.models.layers import Conv, GroupNorm
 
 ASSET = pathlib.Path(__file__).resolve().parents[1] / 'assets' / 'face_features'
@@ -81,3 +88,32 @@ def matte(regions, size):
   shares = jax.nn.softmax(regions, axis=-1)
   outside = shares[..., BACKGROUND] + shares[..., NECKLACE] + shares[..., CLOTH]
   return geometry.resize(1 - outside[..., None], (size, size), 'bilinear')
+
+
+@functools.cache
+def load(folder=ASSET):
+  """(FaceFeatures, {'params': ...}) of a folder that `save` wrote; the shipped one by default."""
+  folder = pathlib.Path(folder)
+  try:
+    about = json.loads((folder / 'about.json').read_text())
+    model = {key: tuple(x) if isinstance(x, list) else x for key, x in about['model'].items()}
+    network = FaceFeatures(**model)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f'{folder} holds no face features: train them with configs/face_features.py.'
+    ) from error
+  flat, _ = checkpoint_io.read_safetensors(folder / 'params.safetensors')
+  params = traverse_util.unflatten_dict({k: np.float32(v) for k, v in flat.items()}, sep='/')
+  return network, {'params': params}
+
+
+def save(network, params, folder, about):
+  """Writes parameters as float16, and `about` (JSON: what made them) with the network's fields."""
+  fields = ('expressions', 'identities', 'channels', 'summary')
+  about = about | {'model': {name: getattr(network, name) for name in fields}}
+  flat = traverse_util.flatten_dict(params, sep='/')
+  with atomic_path(folder, directory=True) as path:
+    checkpoint_io.write_safetensors(
+      path / 'params.safetensors', {k: np.float16(v) for k, v in flat.items()}
+    )
+    (path / 'about.json').write_text(json.dumps(about, indent=1) + '\n')
