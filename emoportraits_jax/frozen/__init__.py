@@ -43,7 +43,7 @@ def load(name):
   """Finds, checks and converts the weights of a network the user has downloaded.
 
   Args:
-    name: one of NETWORKS.
+    name: one of NETWORKS, or 'face_features', which is our own and comes with the package.
 
   Returns:
     (module, variables): a Flax module, and {'params': ...} of NumPy arrays to apply it with.
@@ -51,6 +51,8 @@ def load(name):
   Raises:
     InputError: no file (the message says where to get it), not the published file, damaged.
   """
+  if name == 'face_features':
+    return importlib.import_module(f'{__name__}.face_features').load()
   network = published(name)
   for folder in folders():
     path = folder / network.file

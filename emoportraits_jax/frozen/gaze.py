@@ -41,8 +41,8 @@ class KeypointEncoder(nn.Module):
   @nn.compact
   def __call__(self, points):
     waves = points[..., None] * 2.0 ** jnp.arange(8)
-    waves = jnp.stack([jnp.sin(waves), jnp.cos(waves)], axis=-1).reshape(*points.shape, 16)
-    x = jnp.concatenate([points[..., None], waves], axis=-1).reshape(points.shape[0], -1)
+    x = jnp.concatenate([points[..., None], jnp.sin(waves), jnp.cos(waves)], axis=-1)
+    x = x.reshape(points.shape[0], -1)
     x = nn.relu(nn.Dense(128, name='net.0')(x))
     x = nn.relu(nn.Dense(128, name='net.2')(x))
     return nn.Dense(64, use_bias=False, name='net.4')(x)
@@ -251,8 +251,8 @@ def _inside(polygon):
   y, x = jnp.mgrid[:SIZE, :SIZE]
   at = lambda value: value[:, :, None, None]
   side = at(step[..., 0]) * (y - at(start[..., 1])) - at(step[..., 1]) * (x - at(start[..., 0]))
-  # OpenCV draws the outline too: half a pixel along the steeper axis counts as on it.
-  slack = at(jnp.abs(step).max(axis=-1)) / 2
+  # OpenCV draws the outline too: less than half a pixel from it counts as on it.
+  slack = at(jnp.maximum(jnp.abs(step).max(axis=-1) / 2 - 0.25, 0))
   return ((side >= -slack).all(axis=1) | (side <= slack).all(axis=1)).astype(jnp.float32)
 
 

@@ -55,6 +55,7 @@ class Published:
 
 # Counters of old and new batch norms, present or absent by the age of a file.
 _COUNTERS = r'num_batches_tracked$'
+_NOT_TRAINED = ('mean', 'var', 'u', 'v')
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'slope': 'weight', 'bias': 'bias'}
 _LEAVES |= {'mean': 'running_mean', 'var': 'running_var'}
 
@@ -142,7 +143,8 @@ def fill(slots, arrays, *, source, ignored=(), modules=None):
       raise InputError(f'{source}: the key {key} holds NaN or infinite numbers.')
     filled[slot.path] = array
     count = report.used.setdefault(key.partition('.')[0] if modules else '', [0, 0])
-    count[0] += math.prod(slot.shape)
+    if slot.path[-1] not in _NOT_TRAINED:
+      count[0] += math.prod(slot.shape)
     count[1] += 1
   patterns = [re.compile(pattern) for pattern in (*ignored, _COUNTERS)]
   for key in list(arrays):

@@ -35,12 +35,16 @@ def save_checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def converted(inventory_weights, save_checkpoint):
-  """(network, inventory) -> variables that went through a .pth file and the converter."""
+def converted(inventory_weights):
+  """(network, inventory) -> variables from the converter.
+
+  Without a file, to spare a few GB of writing: test_head_pose, _face_parsing, _matting and
+  _vggface2 start from files of each kind.
+  """
 
   def convert(network, inventory, **options):
-    path = save_checkpoint(inventory_weights(inventory, **options))
-    return frozen.convert(network, path)[0]
+    weights = inventory_weights(inventory, **options)
+    return frozen.published(network).convert(weights, source=inventory)[0]
 
   return convert
 

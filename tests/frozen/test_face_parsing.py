@@ -2,13 +2,13 @@ import jax
 import numpy as np
 import pytest
 
-from emoportraits_jax import geometry
+from emoportraits_jax import frozen, geometry
 from emoportraits_jax.frozen import blocks, face_parsing
 
 
 @pytest.fixture(scope='module')
-def variables(converted):
-  return converted('face_parsing', 'bisenet')
+def variables(inventory_weights, save_checkpoint):
+  return frozen.convert('face_parsing', save_checkpoint(inventory_weights('bisenet')))[0]
 
 
 def test_golden(variables, golden):

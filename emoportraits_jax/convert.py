@@ -1,0 +1,114 @@
+"""Published checkpoints -> a model folder, without PyTorch: what `emoportraits convert` does."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from emoportraits_jax import frozen, pretrained
+from emoportraits_jax.errors import InputError
+from emoportraits_jax.frozen import checkpoint_io, weights
+from emoportraits_jax.models import avatar, released_names
+
+# What a checkpoint may claim about sizes that its arrays do not prove by being there.
+_LIMITS = dict(image_size=4096, volume_depth=128, volume_size=512, expression_crop=1024)
+_MOST_BLOCKS = 64
+
+
+def convert(files, out, *, report=print):
+  """Converts published files and writes a model folder that `load` reads.
+
+  Args:
+    files: dict part -> path: 'generator' (needed), 'head_pose', 'face_parsing', 'matting',
+      'super_resolution'.
+    out: the folder to write; a model folder there is replaced.
+    report: function that gets the lines of the table: module, parameters, keys used, what of the
+      file was ignored.
+
+  Returns:
+    The pretrained.Model.
+
+  Raises:
+    InputError: a file is missing, hostile, damaged or of another network; nothing is written.
+  """
+  out = pathlib.Path(out)
+  check_out(out)
+  report(f'{"module":<44} {"parameters":>13} {"keys":>6}')
+  params, provenance = {}, {}
+  config = ml_collections.ConfigDict()
+  for part, path in files.items():
+    digest = frozen.sha256(path)
+    if part == 'generator':
+      fields, params[part], used = convert_generator(path)
+      config.model = fields
+    else:
+      params[part], used = frozen.convert(part, path)
+    for line in used.lines(part):
+      report(line)
+    provenance[part] = dict(file=pathlib.Path(path).name, sha256=digest)
+    if part in frozen.NETWORKS and (expected := frozen.published(part).sha256):
+      same = digest.startswith(expected)
+      provenance[part]['as_published'] = same
+      report(f'{part} file: {"as published" if same else "NOT the published one, by its SHA-256"}')
+  model = pretrained.Model(config, params, dict(converted=provenance))
+  model.save(out)
+  return model
+
+
+def check_out(out):
+  """Raises InputError where writing a model would replace something that is none."""
+  if out.is_dir() and any(out.iterdir()) and not (out / 'config.json').is_file():
+    raise InputError(f'{out} is a folder that holds no model; give --out a new name.')
+  if out.exists() and not out.is_dir():
+    raise InputError(f'{out} is a file; give --out the name of a folder.')
+
+
+def convert_generator(path):
+  """-> dict of Avatar's fields read off the checkpoint, variables, weights.Report."""
+  arrays = checkpoint_io.read_torch(path)
+  fields = _fields(path, {key: array.shape for key, array in arrays.items()})
+  module = avatar.Avatar(**fields)
+  size = fields['image_size']
+  image, head_pose = jnp.zeros((1, size, size, 3)), jnp.eye(4)[None]
+  init = lambda: module.init(jax.random.key(0), image, head_pose, image, head_pose)
+  try:
+    expected = jax.eval_shape(init)
+  except (TypeError, ValueError) as error:
+    raise InputError(f'{path}: the sizes of its layers do not fit each other.') from error
+  table = {
+    key: weights.Slot(*entry) for key, entry in released_names.table(expected, fields).items()
+  }
+  variables, report = weights.fill(
+    table,
+    arrays,
+    source=str(path),
+    ignored=released_names.IGNORED,
+    modules=released_names.PREFIXES,
+  )
+  return fields, variables, report
+
+
+def _fields(path, shapes):
+  """All of Avatar's fields: as the checkpoint says, else as released."""
+  try:
+    fields = released_names.read_fields(shapes)
+  except KeyError as error:
+    raise InputError(
+      f'{path} lacks the key {error.args[0]}; is it the generator (NNN_model.pth)?'
+    ) from error
+  except (ValueError, ZeroDivisionError, IndexError) as error:
+    raise InputError(f'{path}: the sizes of its layers do not fit each other.') from error
+  blocks = {name: value for name, value in fields.items() if name.endswith('_blocks')}
+  for name, value in {**fields, **blocks}.items():
+    most = _LIMITS.get(name, _MOST_BLOCKS if name in blocks else None)
+    values = value if isinstance(value, tuple) else (value,)
+    if most and not all(0 < v <= most for v in values):
+      raise InputError(f'{path}: {name} would be {value}; 1 to {most} is possible.')
+  defaults = {
+    field.name: field.default
+    for field in dataclasses.fields(avatar.Avatar)
+    if field.name not in ('parent', 'name')
+  }
+  return defaults | fields
