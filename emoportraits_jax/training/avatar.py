@@ -6,17 +6,19 @@ weight 0 costs nothing, because neither it nor the networks that only it needs a
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 
+from data_pipelines import video_pairs
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.models import layers
 from emoportraits_jax.models.avatar import Avatar
-from emoportraits_jax.models.discriminator import Discriminator
-from emoportraits_jax.training import avatar_terms, optimiser, perceptual
+from emoportraits_jax.training import avatar_terms, optimiser, perceptual, quick_random
+from emoportraits_jax.training.avatar_preview import Preview
 
 POOL_SIZE = 49  # Driver poses each group remembers, the "moved pose" of training.md 1.4.
 
@@ -34,21 +36,37 @@ class TrainState:
   key: jax.Array  # uint32 [2]; a step's randomness is fold_in(key, step).
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Task:
   """Networks and settings of a run; `init` and `train_step` are pure and meant to be jitted."""
 
   config: Any
   avatar: Avatar
-  discriminator: Discriminator | None
+  discriminator: Any  # models.discriminator.Discriminator, or None.
   weights: dict  # Of the active terms.
   frozen: dict  # Name -> module of the frozen networks that active terms compare with.
   constants: dict  # Name -> variables of the same: an argument, so that they are not compiled in.
   tx: Any
 
-  def init(self, key):
-    """A fresh TrainState."""
-    return init_state(self, key)
+  group = 2  # A device gets whole groups.
+  batch_fields = ('pose_pool',)  # Of the state: an entry for each group.
+
+  def batches(self, host, hosts):
+    """The endless batches of this host."""
+    return _batches(self.config, self.config.batch_size, host=host, hosts=hosts)
+
+  def preview(self, state):
+    """Figures and pictures of held-out pairs: {name: number}, {name: uint8 [H, W, 3]}."""
+    return self._preview(state)
+
+  @functools.cached_property
+  def _preview(self):
+    held_out = _batches(self.config, self.config.preview_pairs, split='validation', workers=0)
+    return Preview(self, next(iter(held_out)))
+
+  def init(self):
+    """A fresh TrainState, by config.seed."""
+    return init_state(self)
 
   def train_step(self, state, batch, constants):
     """One update: (state, {metric: scalar}); `batch` as data_pipelines.video_pairs yields it."""
@@ -67,7 +85,7 @@ def build(config):
   return Task(
     config=config,
     avatar=Avatar(**config.model),
-    discriminator=Discriminator(**config.discriminator) if 'discriminator' in weights else None,
+    discriminator=_discriminator(config) if 'discriminator' in weights else None,
     weights=weights,
     frozen=frozen,
     constants=constants,
@@ -75,10 +93,31 @@ def build(config):
   )
 
 
-def init_state(task, key):
+def _discriminator(config):
+  from emoportraits_jax.models.discriminator import Discriminator
+
+  return Discriminator(**config.discriminator)
+
+
+def _batches(config, batch_size, *, host=0, hosts=1, workers=None, **changes):
+  data = config.data.to_dict() | changes
+  given = data.pop('workers')
+  return video_pairs.batches(
+    data,
+    batch_size,
+    config.seed,
+    workers=given if workers is None else workers,
+    host=host,
+    hosts=hosts,
+  )
+
+
+def init_state(task):
   """Random parameters, zero steps; the sizes come from the config alone."""
   config = task.config
-  generator_key, discriminator_key, regression_key, run_key = jax.random.split(key, 4)
+  generator_key, discriminator_key, regression_key = jax.random.split(
+    quick_random.key(config.seed), 3
+  )
   size = task.avatar.image_size
   image, pose = jnp.zeros((1, size, size, 3)), jnp.eye(4)[None]
   variables = task.avatar.init(generator_key, image, pose, image, pose)
@@ -99,7 +138,7 @@ def init_state(task, key):
     # A copy: donated buffers must not be shared.
     ema=jax.tree.map(jnp.copy, params['generator']) if config.ema else None,
     pose_pool=jnp.broadcast_to(jnp.eye(4), (config.batch_size // 2, POOL_SIZE, 2, 4, 4)),
-    key=jax.random.key_data(run_key),
+    key=jax.random.key_data(jax.random.key(config.seed)),
   )
 
 

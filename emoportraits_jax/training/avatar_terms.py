@@ -194,7 +194,7 @@ def loss_terms(task, params, spectral, batch, constants, *, step, key):
   terms = {}
   terms |= pixel_terms(run, active, prediction, target, batch)
   terms |= region_terms(config, active, prediction, target, batch)
-  terms |= perceptual.terms(task, active, constants, prediction, target, batch)
+  terms |= perceptual.terms(task, active, constants, run, prediction, target, batch)
   if task.discriminator:
     terms |= adversarial_terms(task, active, params['discriminator'], prediction, target)
   terms |= latent_terms(task, active, run, other_run, batch, out, step=step, key=again_key)

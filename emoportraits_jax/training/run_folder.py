@@ -1,0 +1,76 @@
+"""The config of a run: read from a file with overrides, written beside what the run makes."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from emoportraits_jax.errors import InputError
+from emoportraits_jax.files import atomic_path
+
+CONFIG = 'config.json'
+# What must not change under a run that is resumed: its arrays would not fit or not mean the same.
+FIXED = ('task', 'model', 'discriminator', 'batch_size', 'seed')
+
+
+def read_config(name, overrides=()):
+  """The ConfigDict of 'configs/avatar.py:tiny64', changed by words '--config.KEY=VALUE'.
+
+  A relative file is looked for here, then beside the package. Raises InputError for a missing file,
+  an unknown key (with the nearest one) and a value of another type.
+  """
+  file, _, presets = name.partition(':')
+  if not pathlib.Path(file).exists():
+    beside = pathlib.Path(__file__).resolve().parents[2] / file
+    if not beside.exists():
+      raise InputError(f'There is no config {file}; the usual one is configs/avatar.py:tiny64.')
+    file = str(beside)
+  values = flags.FlagValues()
+  config = config_flags.DEFINE_config_file('config', flag_values=values)
+  try:
+    values(['train', f'--config={file}{":" + presets if presets else ""}', *overrides])
+    return config.value
+  except InputError:
+    raise
+  except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
+    reason = ' '.join(str(error).strip('"\'').split())
+    raise InputError(f'{name}: {reason}') from error
+
+
+def claim(workdir, config):
+  """Writes the config into `workdir`; InputError if another run with other arrays lives there."""
+  workdir = pathlib.Path(workdir)
+  path, new = workdir / CONFIG, json.loads(config.to_json())
+  if path.exists():
+    old = _read(path)
+    for name in FIXED:
+      if old.get(name) != new.get(name):
+        raise InputError(
+          f'{workdir} holds a run whose config.{name} differs; use another --workdir, or '
+          f'the config in {path}.'
+        )
+    changed = sorted(name for name in new if old.get(name) != new[name])
+    if changed:
+      print(f'{workdir} goes on with another {", ".join(changed)}.', file=sys.stderr)
+  if jax.process_index() == 0:
+    with atomic_path(path) as temporary:
+      temporary.write_text(json.dumps(new, indent=2) + '\n')
+
+
+def config_of(workdir):
+  """The ConfigDict of the run in `workdir`; InputError if there is none."""
+  path = pathlib.Path(workdir) / CONFIG
+  if not path.exists():
+    raise InputError(f'{workdir} holds no training run: it has no {CONFIG}.')
+  return ml_collections.ConfigDict(_read(path), convert_dict=True)
+
+
+def _read(path):
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise InputError(f'Cannot read {path}: {error}.') from error
