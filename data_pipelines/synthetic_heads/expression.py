@@ -179,8 +179,8 @@ def _fields(template):
   inner = template.part == mesh.LIP
 
   eye_moves = dict(
-    eyeBlink=lids(-0.016, 0.0165),
-    eyeLookDown=lids(0.030, 0.026),
+    eyeBlink=lids(-0.020, 0.0165),
+    eyeLookDown=lids(0.020, 0.026),
     eyeLookUp=lids(0.062, 0.026),
     eyeSquint=lids(0.034, 0.004)
     + move(face * bump(np.abs(x), y, (0.20, 0.0), (0.08, 0.035)), 0, -0.012, -0.010),

@@ -44,12 +44,19 @@ class Frame:
 
 def vertices(identity, expression):
   """Canonical points [N,3] float32 of a head; for each identity [I] linear in `expression` [K]."""
-  points = identity_lib.shape(identity).points.copy()
-  fields, scale = expression_lib.fields(), identity_lib.expression_scale(identity)
-  for index, coefficient in enumerate(np.asarray(expression, np.float32)):
-    if coefficient and index in fields:
+  points, fields = identity_lib.shape(identity).points.copy(), expression_lib.fields()
+  frames = {
+    name: identity_lib.eye_frame(identity, side) for name, side in (('Left', 1), ('Right', -1))
+  }
+  for index in np.flatnonzero(expression):
+    if index in fields:
       where, move = fields[index]
-      points[where] += (coefficient * scale[index]) * move
+      name = expression_lib.EXPRESSION_NAMES[index]
+      if name.startswith('eye'):
+        move = pose.apply(frames['Left' if name.endswith('Left') else 'Right'], move)
+        if name.startswith('eyeBlink'):
+          move = move * identity_lib.blink_reach(identity)
+      points[where] += np.float32(expression[index]) * move
   return points * HEAD_SCALE + HEAD_PLACE
 
 

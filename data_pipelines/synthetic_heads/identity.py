@@ -31,6 +31,8 @@ IDENTITY_NAMES = SHAPE_NAMES + LOOK_NAMES
 INDEX = {name: index for index, name in enumerate(IDENTITY_NAMES)}
 SIGNED = frozenset(('hairPart', 'backgroundTurn'))
 HAIR_STYLES = ('bald', 'receding', 'short', 'side', 'curly', 'bob', 'long', 'bun')
+# At a coefficient of 1: growth, the tangent of the tilt, how much of a blink.
+EYE_SIZE, EYE_TILT, HOODED = 0.14, 0.14, 0.16
 BEARDS = ('none', 'stubble', 'moustache', 'goatee', 'full')
 
 
@@ -116,8 +118,11 @@ def _basis(template):
   yield 'eyeSpacing', (0.026 * sign * eye, zero, zero)
   yield 'eyeHeight', (zero, 0.022 * eye, zero)
   ex, ey, ez = x - sign * mesh.EYE_X, y - mesh.EYE_Y, z + 0.37
-  yield 'eyeSize', (0.14 * ex * eye, 0.14 * ey * eye, 0.14 * np.clip(ez, -0.05, 0.1) * eye * 0.6)
-  yield 'eyeTilt', (0.14 * sign * ey * eye, -0.14 * sign * ex * eye, zero)
+  yield (
+    'eyeSize',
+    (EYE_SIZE * ex * eye, EYE_SIZE * ey * eye, 0.6 * EYE_SIZE * np.clip(ez, -0.05, 0.1) * eye),
+  )
+  yield 'eyeTilt', (EYE_TILT * sign * ey * eye, -EYE_TILT * sign * ex * eye, zero)
   yield 'eyeHooded', (zero, zero, zero)  # Filled in with the blink's own field.
   yield 'browHeight', (zero, -0.022 * brow, zero)
   yield 'browTilt', (zero, -0.16 * (side - 0.17) * brow, zero)
@@ -152,7 +157,7 @@ def basis():
   result = np.stack([np.stack(np.broadcast_arrays(*named[name]), -1) for name in SHAPE_NAMES])
   for name in ('eyeBlinkLeft', 'eyeBlinkRight'):
     index, move = expression_lib.fields()[expression_lib.INDEX[name]]
-    result[SHAPE_NAMES.index('eyeHooded')][index] += 0.16 * move
+    result[SHAPE_NAMES.index('eyeHooded')][index] += HOODED * move
   return (np.round(result * 2.0**20) / 2.0**20).astype(np.float32)
 
 
@@ -165,9 +170,7 @@ def _hairline(angle, style, lift):
   line = line + (-0.02 - line) * smooth(size, 55, 72)
   line = line + (0.20 - line) * smooth(size, 95, 125)
   if style == 'receding':
-    crown = -0.62 + 0.45 * smooth(size, 55, 80)
-    line = np.where(size < 90, np.minimum(line, crown), line)
-    line = np.where(size < 60, -0.72, line)
+    line = np.where(size < 95, -0.72 + 0.70 * smooth(size, 50, 82), line)
   return line
 
 
@@ -185,13 +188,16 @@ def _hair_shell(style, volume, lift, part):
   thick = dict(receding=0.025, short=0.045, side=0.07, curly=0.15, bob=0.07, long=0.065, bun=0.035)
   amount = thick.get(style, 0.03) * (0.6 + 0.8 * volume)
   line = _hairline(angle, style, lift)
-  grown = smooth(line - base[:, 1], -0.025, 0.10 if style != 'curly' else 0.16)
+  # How far above the hairline: not straight down, as the line is steep at the temples.
+  slope = (_hairline(angle + 1, style, lift) - _hairline(angle - 1, style, lift)) / 0.0145
+  above = (line - base[:, 1]) / np.sqrt(1 + slope**2)
+  grown = smooth(above, -0.03, 0.10 if style != 'curly' else 0.16)
   thickness = -0.05 + (amount + 0.05) * grown
   if style == 'side':  # A wave to one side of the parting.
     thickness += grown * 0.045 * bump(angle, base[:, 1], (35 * np.sign(part), -0.62), (40, 0.16))
     thickness -= grown * 0.035 * bump(angle, base[:, 1], (-28 * np.sign(part), -0.60), (9, 0.20))
   if style == 'curly':
-    wave = np.sin(angle * 0.21) * np.sin(row * 4.4) + np.cos(angle * 0.13) * np.sin(row * 2.6)
+    wave = np.cos(angle * 0.21) * np.sin(row * 4.4) + np.cos(angle * 0.13) * np.sin(row * 2.6)
     thickness += 0.018 * grown * wave
   points = base + normal * thickness[:, None]
   if style in ('bob', 'long'):
@@ -268,8 +274,17 @@ def shape(identity):
   return _shape(np.ascontiguousarray(identity, np.float32).tobytes())
 
 
-def expression_scale(identity):
-  """How far each expression's field reaches on this head: float32 [K]; lids go farther on large eyes."""
-  eyes = 1 + 0.14 * value(identity, 'eyeSize')
-  names = expression_lib.EXPRESSION_NAMES
-  return np.where([name.startswith('eye') for name in names], eyes, 1).astype(np.float32)
+def blink_reach(identity):
+  """How far a blink goes: less, where lids hang already."""
+  return np.float32(1 - HOODED * value(identity, 'eyeHooded'))
+
+
+def eye_frame(identity, side):
+  """The linear map [3,3] that the identity applies around the eye of a side (1 left, -1 right).
+
+  The fields of lids go through it, so that a closed eye is closed however large or tilted it is.
+  """
+  size, tilt = EYE_SIZE * value(identity, 'eyeSize'), EYE_TILT * value(identity, 'eyeTilt')
+  return np.array(
+    [[1 + size, side * tilt, 0], [-side * tilt, 1 + size, 0], [0, 0, 1 + 0.6 * size]], np.float32
+  )

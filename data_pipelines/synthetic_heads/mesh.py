@@ -145,21 +145,25 @@ def eye_opening(x, y, is_lower, up, down):
   return np.where(is_lower, down * near, -up * near)
 
 
-def _grid(upper, lower):
-  """Triangles of a wrapped grid whose cell row r spans upper[r] to lower[r]."""
-  a, b = upper, np.roll(upper, -1, 1)
-  c, d = lower, np.roll(lower, -1, 1)
-  return np.concatenate(
-    [np.stack([a, c, b], -1).reshape(-1, 3), np.stack([b, c, d], -1).reshape(-1, 3)]
-  )
+def _quads(points, a, b, c, d):
+  """Two triangles for each quad a b / c d of vertex indices; on the left split the other way round.
+
+  So the mesh is its own mirror image, and a mirrored head has the same pixels.
+  """
+  left = (points[a, 0] + points[d, 0] < 0)[..., None]
+  one = np.where(left, np.stack([a, c, d], -1), np.stack([a, c, b], -1))
+  two = np.where(left, np.stack([a, d, b], -1), np.stack([b, c, d], -1))
+  return np.concatenate([one.reshape(-1, 3), two.reshape(-1, 3)])
 
 
-def _open_grid(index):
-  """Triangles of a grid of vertex indices [R, C] that does not wrap."""
-  a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
-  return np.concatenate(
-    [np.stack([a, c, b], -1).reshape(-1, 3), np.stack([b, c, d], -1).reshape(-1, 3)]
-  )
+def _tube(points, upper, lower):
+  """Triangles of a wrapped grid whose cell row r spans the indices upper[r] to lower[r]."""
+  return _quads(points, upper, np.roll(upper, -1, 1), lower, np.roll(lower, -1, 1))
+
+
+def _sheet(points, index):
+  """Triangles of an open grid of vertex indices [R,C]."""
+  return _quads(points, index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:])
 
 
 @dataclasses.dataclass
@@ -205,6 +209,14 @@ class _Builder:
     self.grid[name] = slice(self.count, self.count + number)
     self.count += number
 
+  def add_pair(self, name, points, triangles, part, rest=None):
+    """Adds a part of the subject's left, `name_1`, and its mirror image, `name_-1`."""
+    flip = np.array([-1, 1, 1])
+    place = rest is points  # Otherwise rest is no place but a texture, the same on both sides.
+    self.add(f'{name}_1', points, triangles, part, rest=rest, side=1)
+    rest = points * flip if place or rest is None else rest
+    self.add(f'{name}_-1', points * flip, triangles[:, ::-1], part, rest=rest, side=-1)
+
   def build(self):
     arrays = [np.concatenate(column) for column in zip(*self.vertices, strict=True)]
     faces = [np.concatenate(column) for column in zip(*self.faces, strict=True)]
@@ -235,7 +247,7 @@ def _skin(builder):
   points[:, 1] += eye_opening(rest[:, 0], rest[:, 1], lower, EYE_UP, EYE_DOWN) * (points[:, 2] < 0)
   front = points[:, 2] < 0
   points[front, 2] = lid_depth(*points[front].T)
-  triangles = _grid(low[:-1], top[1:])
+  triangles = _tube(points, low[:-1], top[1:])
   builder.add('skin', points, triangles, SKIN, rest=rest, lower=lower, angle=angle)
   builder.grid |= dict(top=top, low=low, eye_row=eye_row, mouth_row=mouth_row, skin_z=skin_z)
 
@@ -247,10 +259,11 @@ def _skin(builder):
     for depth, away in ((0.022, 0.002), (0.060, 0.012)):
       strips.append(points[edge] + np.array([0, sign * away, depth]))
     index = np.arange(3 * len(edge)).reshape(3, -1)
+    strips = np.concatenate(strips)
     builder.add(
       name,
-      np.concatenate(strips),
-      _open_grid(index),
+      strips,
+      _sheet(strips, index),
       LIP,
       rest=np.tile(rest[edge], (3, 1)),
       lower=np.full(3 * len(edge), sign > 0),
@@ -266,25 +279,20 @@ def _sphere(rows, columns):
     [np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), -np.cos(polar)], -1
   )
   index = np.arange(rows * columns).reshape(rows, columns)
-  return points.reshape(-1, 3), _grid(index[:-1], index[1:])[:, ::-1]
+  points = points.reshape(-1, 3)
+  return points, _tube(points, index[:-1], index[1:])[:, ::-1]
 
 
 def _inside(builder):
   ball, triangles = _sphere(9, 20)
-  for side in (-1, 1):
-    builder.add(
-      f'eye_{side}',
-      ball * EYE_RADIUS + [side * EYE_X, EYE_Y, EYE_Z],
-      triangles,
-      EYE,
-      rest=ball * EYE_RADIUS + [side * EYE_X, EYE_Y, EYE_Z],
-      side=side,
-    )
+  ball = ball * EYE_RADIUS + [EYE_X, EYE_Y, EYE_Z]
+  builder.add_pair('eye', ball, triangles, EYE, rest=ball)
   # The mouth: a dark curved wall behind the teeth, upper half fixed, lower half on the jaw.
   u, v = np.meshgrid(np.linspace(-1, 1, 11), np.linspace(-1, 1, 9), indexing='ij')
   wall = np.stack([0.23 * u, MOUTH_Y + 0.11 * v, -0.20 - 0.07 * np.maximum(u**2, v**2)], -1)
+  wall = wall.reshape(-1, 3)
   index = np.arange(u.size).reshape(u.shape)
-  builder.add('wall', wall.reshape(-1, 3), _open_grid(index), MOUTH, lower=(v > 0).ravel())
+  builder.add('wall', wall, _sheet(wall, index), MOUTH, lower=(v > 0).ravel())
   # Teeth: two arches. `rest` holds (x along the arch, height -1..1, 0) for their texture.
   u, v = np.meshgrid(np.linspace(-1, 1, 17), np.linspace(0, 1, 4), indexing='ij')
   index = np.arange(u.size).reshape(u.shape)
@@ -295,7 +303,9 @@ def _inside(builder):
     x = (0.140 if sign < 0 else 0.128) * np.sin(u * np.pi / 2 * 0.92)
     points = np.stack([x, y, z], -1).reshape(-1, 3)
     rest = np.stack([u, v, np.zeros_like(u)], -1).reshape(-1, 3)
-    builder.add(name, points, _open_grid(index), TEETH, rest=rest, lower=np.full(u.size, sign > 0))
+    builder.add(
+      name, points, _sheet(points, index), TEETH, rest=rest, lower=np.full(u.size, sign > 0)
+    )
   ball, triangles = _sphere(10, 14)
   tongue = ball * [0.085, 0.026, 0.14] + [0, MOUTH_Y + 0.055, -0.20]
   builder.add('tongue', tongue, triangles, TONGUE, rest=ball, lower=np.full(len(ball), True))
@@ -315,12 +325,9 @@ def _ears(builder):
   z = 0.075 + ear_width * r * back + 0.03 * (y + 0.03)
   x = 0.408 + lift + 0.35 * ear_width * r * (back + 0.6) * 0.9 - 0.02 * np.clip(-height, 0, 1) * r
   index = np.arange(r.size).reshape(r.shape)
-  for side in (-1, 1):
-    points = np.stack([side * x, y, z], -1).reshape(-1, 3)
-    triangles = _grid(index[:-1], index[1:])
-    triangles = triangles if side < 0 else triangles[:, ::-1]
-    rest = np.stack([r, a, lift], -1).reshape(-1, 3)
-    builder.add(f'ear_{side}', points, triangles, EAR, rest=rest, side=side)
+  points = np.stack([x, y, z], -1).reshape(-1, 3)
+  rest = np.stack([r, a, lift], -1).reshape(-1, 3)
+  builder.add_pair('ear', points, _tube(points, index[:-1], index[1:])[:, ::-1], EAR, rest=rest)
 
 
 HAIR_ROWS = np.array(
@@ -367,7 +374,9 @@ def _hair(builder):
   row, angle = np.meshgrid(HAIR_ROWS, HAIR_COLUMNS, indexing='ij')
   points = loft(row.ravel(), angle.ravel())
   index = np.arange(row.size).reshape(row.shape)
-  builder.add('hair', points, _grid(index[:-1], index[1:]), HAIR, rest=points, angle=angle.ravel())
+  builder.add(
+    'hair', points, _tube(points, index[:-1], index[1:]), HAIR, rest=points, angle=angle.ravel()
+  )
   builder.grid['hair_row'] = row.ravel()
   ball, triangles = _sphere(9, 16)
   # A whole ball for the bun: two caps.
@@ -391,21 +400,20 @@ def _glasses(builder):
     index = np.arange(len(path) * 4).reshape(-1, 4)
     if closed:
       index = np.concatenate([index, index[:1]])
-    return points.reshape(-1, 3), _grid(index[:-1], index[1:])
+    points = points.reshape(-1, 3)
+    return points, _tube(points, index[:-1], index[1:])
 
   turn = np.arange(24) * 2 * np.pi / 24
   corner = (np.abs(np.cos(turn)) ** 3 + np.abs(np.sin(turn)) ** 3) ** (-1 / 3)
-  for side in (-1, 1):
-    x = side * (EYE_X + 0.002) + 0.128 * corner * np.cos(turn)
-    y = EYE_Y + 0.018 + 0.098 * corner * np.sin(turn)
-    z = -0.445 + 0.55 * np.maximum(np.abs(x) - 0.12, 0) ** 1.5
-    builder.add(f'rim_{side}', *tube(np.stack([x, y, z], -1), True, 0.011), GLASSES, side=side)
-    edge = EYE_X + 0.13
-    z_start = -0.445 + 0.55 * (edge - 0.12) ** 1.5
-    path = np.linspace([side * edge, EYE_Y - 0.02, z_start], [side * 0.435, EYE_Y - 0.03, 0.1], 5)
-    path[1:-1, 0] += side * 0.035
-    builder.add(f'temple_{side}', *tube(path, False, 0.011), GLASSES, side=side)
-  path = np.linspace([-0.068, EYE_Y + 0.0, -0.445], [0.068, EYE_Y + 0.0, -0.445], 5)
+  depth = lambda x: -0.445 + 0.55 * np.maximum(x - 0.12, 0) ** 1.5
+  x = EYE_X + 0.002 + 0.128 * corner * np.cos(turn)
+  y = EYE_Y + 0.018 + 0.098 * corner * np.sin(turn)
+  builder.add_pair('rim', *tube(np.stack([x, y, depth(x)], -1), True, 0.011), GLASSES)
+  edge = EYE_X + 0.13
+  path = np.linspace([edge, EYE_Y - 0.02, depth(edge)], [0.435, EYE_Y - 0.03, 0.1], 5)
+  path[1:-1, 0] += 0.035
+  builder.add_pair('temple', *tube(path, False, 0.011), GLASSES)
+  path = np.linspace([-0.068, EYE_Y, -0.445], [0.068, EYE_Y, -0.445], 5)
   path[1:-1, 2] -= 0.012
   path[1:-1, 1] -= 0.012
   builder.add('bridge', *tube(path, False, 0.010), GLASSES)

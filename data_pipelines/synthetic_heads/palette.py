@@ -58,7 +58,7 @@ def palette(identity):
     brow=mix(hair * 0.5, (0.04, 0.035, 0.035), 0.4 + 0.5 * v('browDarkness')),
     cloth=(0.12 + 0.68 * v('clothesLightness')) * (1 + 0.42 * hue(v('clothesHue'))),
     wall=wall,
-    wall_dark=0.62 * wall + 0.10 * (1 - hue(v('backgroundHue') + 0.24)),
+    wall_dark=0.48 * wall + 0.10 * (1 - hue(v('backgroundHue') + 0.24)),
   )
   # On a grid, so that the last bit of a cosine cannot reach a pixel.
   grid = lambda colour: (np.round(np.clip(colour, 0, 1) * 4096) / 4096).astype(np.float32)

@@ -54,9 +54,12 @@ def inverse(theta):
 
 
 def apply(matrix, points):
-  """An affine [4,4] of points [N,3]."""
+  """A linear [3,3] or an affine [4,4] map of points [N,3]."""
   x, y, z = points.T
-  return np.stack([m[0] * x + m[1] * y + m[2] * z + m[3] for m in matrix[:3]], -1)
+  rows = [m[0] * x + m[1] * y + m[2] * z for m in matrix[:3]]
+  if len(matrix) == 4:
+    rows = [row + m[3] for row, m in zip(rows, matrix, strict=False)]
+  return np.stack(rows, -1)
 
 
 def rotation(yaw, pitch, roll):

@@ -147,7 +147,7 @@ def _eye(look, index, place, side, identity, expression, palette):
   colour = np.repeat(np.float32([[0.97], [0.96], [0.95]]), len(index), 1)
   # The white reddens at the corners and lies in the shade of the upper lid.
   blend(colour, np.float32([0.80, 0.58, 0.54]), np.clip(np.abs(way[0]) - np.float32(0.45), 0, 0.4))
-  spokes = 1 + np.float32(0.12) * noise(offset[0] * 60, offset[1] * 60)
+  spokes = 1 + np.float32(0.12) * noise(offset[0] * side * 60, offset[1] * 60)
   ring = (np.float32(0.60) + np.float32(0.55) * ramp(distance, IRIS, PUPIL)) * spokes
   blend(colour, palette['iris'][:, None] * ring, ramp(distance, IRIS + 0.02, IRIS - 0.02))
   blend(colour, np.float32([0.02, 0.02, 0.02]), ramp(distance, PUPIL + 0.02, PUPIL - 0.02))

@@ -73,7 +73,7 @@ def _face(colour, place, identity, expression, palette):
     colour, skin * np.float32(0.58), fade * 0.40 * spot(side, y, (0.100, 0.105), (0.012, 0.026))
   )
   if v('freckles') > 0.65:
-    dots = ramp(noise(x * 170, y * 170), 1.15, 1.6)
+    dots = ramp(noise(side * 170, y * 170), 1.15, 1.6)
     zone = fade * (cheek + spot(side, y, (0, 0.03), (0.10, 0.05)))
     blend(
       colour,
@@ -90,7 +90,7 @@ def _face(colour, place, identity, expression, palette):
   reach = np.float32(0.013 + 0.012 * v('browThickness')) * (0.25 + 0.75 * ramp(side, 0.33, 0.13))
   from_middle = np.abs(y - brow_line(side)) / reach
   brow = ramp(from_middle, 1.3, 0.7) * ramp(side, 0.050, 0.070) * ramp(side, 0.325, 0.29) * fade
-  strands = np.float32(0.90) + np.float32(0.10) * noise(x * 200 + y * 160, y * 40)
+  strands = np.float32(0.95) + np.float32(0.05) * noise(side * 200 + y * 160, y * 40)
   blend(colour, palette['brow'], np.clip(brow * strands, 0, 1))
   label[(brow > 0.5) & (x > 0)], label[(brow > 0.5) & (x <= 0)] = Label.LEFT_BROW, Label.RIGHT_BROW
 
@@ -119,12 +119,14 @@ def _folds(colour, x, y, side, fade, identity, expression, skin):
   e = lambda *names: sum(float(expression[INDEX[name]]) for name in names)
   age = 0.06 + 0.55 * max(0.0, value(identity, 'wrinkles') - 0.4)
   dark = skin * np.float32([0.58, 0.44, 0.40])
-  raised = min(1.0, e('browInnerUp', 'browOuterUpLeft', 'browOuterUpRight') / 2)
-  if raised + age > 0.15:
-    lines = wave((y + np.float32(0.36)) * np.float32(1 / 0.052)) * spot(
-      side, y, (0, -0.365), (0.17, 0.05)
-    )
-    blend(colour, dark, fade * lines * np.float32(min(0.75, age + 0.55 * raised)))
+  left = ramp(x, -0.05, 0.05)
+  raised = 0.6 * e('browInnerUp') + 0.6 * (
+    e('browOuterUpLeft') * left + e('browOuterUpRight') * (1 - left)
+  )
+  lines = wave((y + np.float32(0.36)) * np.float32(1 / 0.052)) * spot(
+    side, y, (0, -0.365), (0.17, 0.05)
+  )
+  blend(colour, dark, fade * lines * np.minimum(np.float32(age) + np.float32(0.5) * raised, 0.75))
   from_nose = y - np.float32(0.095)
   fold = (
     side
@@ -173,7 +175,7 @@ def _beard(colour, place, beard, identity, palette):
     y + np.float32(0.16) - np.float32(1.55) * (np.float32(0.36) - side)
   )  # From the sideburn to the chin.
   jaw = (
-    np.maximum(ramp(edge, 0.0, 0.06), ramp(y + 0.2 * side, 0.385, 0.42))
+    np.maximum(ramp(edge, 0.0, 0.10), ramp(y + 0.2 * side, 0.385, 0.42))
     * under
     * ramp(y, -0.06, 0.06)
   )
@@ -190,7 +192,7 @@ def _beard(colour, place, beard, identity, palette):
   mask = mask * ramp(border, 0.0, -0.006) * ramp(z, 0.10, 0.02)
   density = value(identity, 'beardDensity')
   density = 0.25 + 0.2 * density if beard == 'stubble' else 0.70 + 0.25 * density
-  strands = np.float32(0.85) + np.float32(0.15) * noise(x * 160, y * 45)
+  strands = np.float32(0.85) + np.float32(0.15) * noise(side * 160, y * 45)
   blend(
     colour, palette['hair'] * np.float32(0.8), np.clip(mask * strands, 0, 1) * np.float32(density)
   )
@@ -208,7 +210,7 @@ def _neck(colour, place, identity, palette):
   past = y - np.maximum(edge, 0.62)
   cloth = past > 0
   fabric = np.float32(0.72) + np.float32(0.28) * ramp(past, 0.018, 0.030)
-  fabric += np.float32(0.04) * noise(x * 40, y * 40)
+  fabric += np.float32(0.04) * noise(side * 40, y * 40)
   blend(colour, palette['cloth'][:, None] * fabric, cloth.astype(np.float32))
   label = np.where(cloth, Label.CLOTH, Label.NECK).astype(np.uint8)
   return label, np.where(cloth, np.float32(0), np.float32(0.08))
