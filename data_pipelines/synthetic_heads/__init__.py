@@ -20,6 +20,7 @@ from data_pipelines.synthetic_heads.expression import (
   sample_expression,
 )
 from data_pipelines.synthetic_heads.expression import mirror as mirror_expression
+from data_pipelines.synthetic_heads.frame import Frame, landmarks_canonical, render, vertices
 from data_pipelines.synthetic_heads.identity import IDENTITY_NAMES, sample_identity
 from data_pipelines.synthetic_heads.identity import mirror as mirror_identity
 from data_pipelines.synthetic_heads.motion import LEVELS, TASKS, trajectory
@@ -32,7 +33,6 @@ from data_pipelines.synthetic_heads.pose import (
   project,
   sample_head_pose,
 )
-from data_pipelines.synthetic_heads.frame import Frame, landmarks_canonical, render, vertices
 from data_pipelines.synthetic_heads.shading import Light, mirror_light, sample_light
 from data_pipelines.synthetic_heads.voice import speech
 

@@ -1,15 +1,16 @@
-"""Expressions: 44 linear coefficients, named as in the common 52-blendshape set, left and right apart.
+"""Expressions: 44 linear coefficients with the names of the common 52-blendshape set.
 
-Each coefficient lies in [0, 1] and adds its own field to the vertices; gaze turns the iris, linearly in
-angle. Left is the subject's left (x > 0). Emotions (MEAD's eight) are the linear combinations below.
+Each coefficient lies in [0, 1] and adds its own field to the vertices; gaze turns the iris,
+linearly in angle. Left is the subject's left (x > 0). Emotions (MEAD's eight) are the linear
+combinations below.
 """
 
 import functools
 
 import numpy as np
 
-from data_pipelines.synthetic_heads import mesh
-from data_pipelines.synthetic_heads.mesh import bump, smooth
+from data_pipelines.synthetic_heads import mesh, skull
+from data_pipelines.synthetic_heads.skull import bump, smooth
 
 _PAIRS_EYE = (
   'eyeBlink eyeLookDown eyeLookIn eyeLookOut eyeLookUp eyeSquint eyeWide browDown browOuterUp'
@@ -106,8 +107,8 @@ def _mouth_weights(template):
   u = np.clip(np.abs(x) / 0.150, 0, 1)
   upper_rim = corner * smooth(u, 0.35, 1.0)
   lower_rim = corner + (1 - corner) * (1 - u**2) ** 0.62
-  below = smooth(y, mesh.MOUTH_Y, mesh.MOUTH_Y + 0.17)
-  above = smooth(y, mesh.MOUTH_Y, mesh.MOUTH_Y - 0.17)
+  below = smooth(y, skull.MOUTH_Y, skull.MOUTH_Y + 0.17)
+  above = smooth(y, skull.MOUTH_Y, skull.MOUTH_Y - 0.17)
   weight = np.where(
     template.lower & (y > 0.2), lower_rim + (1 - lower_rim) * below, upper_rim * (1 - above)
   )
@@ -120,13 +121,13 @@ def _mouth_weights(template):
   weight[grid['teeth_lower']] = 1
   weight[grid['tongue']] = 0.92
   wall = template.points[grid['wall']]
-  weight[grid['wall']] = np.clip((wall[:, 1] - mesh.MOUTH_Y) / 0.11, 0, 1) * 1.05
+  weight[grid['wall']] = np.clip((wall[:, 1] - skull.MOUTH_Y) / 0.11, 0, 1) * 1.05
   return weight
 
 
 def _jaw(template, weight, angle=JAW_ANGLE):
-  y = template.points[:, 1] - mesh.JAW_HINGE[0]
-  z = template.points[:, 2] - mesh.JAW_HINGE[1]
+  y = template.points[:, 1] - skull.JAW_HINGE[0]
+  z = template.points[:, 2] - skull.JAW_HINGE[1]
   move = np.zeros_like(template.points)
   sine, cosine = np.sin(angle), np.cos(angle)
   move[:, 1] = weight * (cosine * y - sine * z - y)
@@ -138,16 +139,16 @@ def _lids(template, up, down):
   """The move [N,3] of both eyes' lids from the template's opening to another one."""
   skin = template.grid['skin']
   rest, closed = template.rest[skin], template.points[skin].copy()
-  closed[:, 1] -= mesh.eye_opening(
-    rest[:, 0], rest[:, 1], template.lower[skin], mesh.EYE_UP, mesh.EYE_DOWN
+  closed[:, 1] -= skull.eye_opening(
+    rest[:, 0], rest[:, 1], template.lower[skin], skull.EYE_UP, skull.EYE_DOWN
   )
   moved = template.points[skin].copy()
-  moved[:, 1] = closed[:, 1] + mesh.eye_opening(
+  moved[:, 1] = closed[:, 1] + skull.eye_opening(
     rest[:, 0], rest[:, 1], template.lower[skin], up, down
   )
-  near = bump(np.abs(rest[:, 0]), rest[:, 1], (mesh.EYE_X, mesh.EYE_Y), (0.2, 0.2)) > 0.5
+  near = bump(np.abs(rest[:, 0]), rest[:, 1], (skull.EYE_X, skull.EYE_Y), (0.2, 0.2)) > 0.5
   near &= template.points[skin][:, 2] < 0
-  shell = lambda points: mesh.lid_depth(points[:, 0], points[:, 1], template.grid['skin_z'])
+  shell = lambda points: skull.lid_depth(points[:, 0], points[:, 1], template.grid['skin_z'])
   moved[:, 2] += shell(moved) - shell(template.points[skin])
   result = np.zeros_like(template.points)
   result[skin][near] = 0
@@ -164,7 +165,7 @@ def _fields(template):
   face = on_face * smooth(template.rest[:, 2], 0.1, -0.12)
   below = template.lower & (y > 0.2)
   lower, upper = face * below, face * ~below
-  line = y - mesh.MOUTH_Y
+  line = y - skull.MOUTH_Y
   move = lambda weight, dx=0.0, dy=0.0, dz=0.0: np.stack(
     [weight * dx, weight * dy, weight * dz], -1
   )
@@ -193,7 +194,7 @@ def _fields(template):
     + move(brow((0.09, -0.23), (0.05, 0.045)) * np.sign(x) * spread, -0.016)
   )
   eye_moves['browOuterUp'] = move(brow((0.26, -0.235), (0.085, 0.065)), 0, -0.068)
-  corner = face * bump(np.abs(x), y, (0.155, mesh.MOUTH_Y), (0.078, 0.075))
+  corner = face * bump(np.abs(x), y, (0.155, skull.MOUTH_Y), (0.078, 0.075))
   outward = np.sign(x) * spread
   cheek = face * bump(np.abs(x), y, (0.235, 0.085), (0.075, 0.065))
   fold = face * bump(np.abs(x), y, (0.06, 0.085), (0.045, 0.05))
@@ -202,7 +203,7 @@ def _fields(template):
   eye_moves['mouthSmile'] = smile
   frown = move(corner * outward, 0.012) + move(corner, 0, 0.066, 0.010)
   eye_moves['mouthFrown'] = frown - move(
-    face * bump(x, y, (0, mesh.MOUTH_Y + 0.05), (0.06, 0.04)), 0, 0.010, 0.008
+    face * bump(x, y, (0, skull.MOUTH_Y + 0.05), (0.06, 0.04)), 0, 0.010, 0.008
   )
   eye_moves['mouthStretch'] = move(corner * outward, 0.075) + move(corner, 0, 0.018, 0.030)
   band = face * across * smooth(np.abs(line), 0.075, 0.03)
@@ -289,7 +290,7 @@ def mirror(expression):
 
 
 def sample_expression(rng):
-  """A random expression [K] float32 in [0, 1]: an emotion, some single coefficients, gaze and a blink."""
+  """A random expression float32 [K] in [0,1]: an emotion, single coefficients, gaze, a blink."""
   result = np.zeros(len(EXPRESSION_NAMES))
   if rng.random() < 0.6:
     result += rng.uniform(0.3, 1.0) * EMOTION_COEFFICIENTS[EMOTIONS[rng.integers(1, 8)]]
@@ -312,7 +313,7 @@ def sample_expression(rng):
 
 
 def look(right, down):
-  """Coefficients [K] of both eyes looking towards +x by `right` and +y by `down`, each in [-1, 1]."""
+  """Coefficients [K] of both eyes looking to +x by `right`, to +y by `down`, in [-1, 1]."""
   right, down = np.clip(right, -1, 1), np.clip(down, -1, 1)
   return coefficients(
     eyeLookOutLeft=max(right, 0), eyeLookInRight=max(right, 0),

@@ -1,8 +1,9 @@
 """Renders a head: vertices, projection, z-buffer, shading; in NumPy, the same bytes on any machine.
 
 A frame's `head_pose` is the project's: p_canonical = head_pose @ p_image, so vertices are placed by
-its inverse. The cameras L and R see the head turned, and all have a mild perspective: a frame reports
-the pose as its own camera sees it, and `landmarks_3d` such that inv(head_pose) projects them exactly.
+its inverse. The cameras L and R see the head turned, and all have a mild perspective: a frame
+reports the pose as its own camera sees it, and `landmarks_3d` such that inv(head_pose) projects
+them exactly.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import numpy as np
 from data_pipelines.synthetic_heads import expression as expression_lib
 from data_pipelines.synthetic_heads import identity as identity_lib
 from data_pipelines.synthetic_heads import landmarks as landmarks_lib
-from data_pipelines.synthetic_heads import mesh, palette, pose, rasterise, shading
+from data_pipelines.synthetic_heads import mesh, palette, pose, rasterise, shading, skull
 
 SHOULDER_SHARE = 0.30  # How much of the head's rotation the shoulders follow.
 
@@ -25,9 +26,10 @@ HEAD_SCALE, HEAD_PLACE = np.float32(1.12), np.float32([0.0, -0.05, 0.0])
 class Frame:
   """A rendered frame and everything that is true of it.
 
-  image uint8 [S,S,3]; matte uint8 [S,S]; labels uint8 [S,S], BiSeNet's 19 classes; landmarks float32
-  [68,2] in pixels, (0, 0) the outer corner of the first one; landmarks_3d float32 [68,3] canonical;
-  head_pose float32 [4,4]; expression [K]; identity [I]; emotion: index in EMOTIONS; intensity in [0,1].
+  image uint8 [S,S,3]; matte uint8 [S,S]; labels uint8 [S,S], BiSeNet's 19 classes; landmarks
+  float32 [68,2] in pixels, (0, 0) the outer corner of the first one; landmarks_3d float32 [68,3]
+  canonical; head_pose float32 [4,4]; expression [K]; identity [I]; emotion: index in EMOTIONS;
+  intensity in [0,1].
   """
 
   image: np.ndarray
@@ -69,7 +71,7 @@ def landmarks_canonical(identity, expression):
 def _shoulders():
   """Vertices that belong to the shoulders, and how much: indices [n], share [n,1] float32."""
   template = mesh.template()
-  share = mesh.smooth(template.rest[:, 1], 0.56, 0.92) * (template.part == mesh.SKIN)
+  share = skull.smooth(template.rest[:, 1], 0.56, 0.92) * (template.part == mesh.SKIN)
   share = np.round(share * 2**20).astype(np.float32) / 2**20
   index = np.flatnonzero(share)
   return index, share[index, None]
@@ -78,9 +80,10 @@ def _shoulders():
 def render(identity, expression, head_pose, *, light=None, camera='C', size=256, supersample=2):
   """Renders one Frame.
 
-  identity [I]; expression [K] in [0,1]; head_pose [4,4] of the head for camera C; light: a Light, or None
-  for the default one; camera: 'C', 'L', 'R' or a Camera; size: pixels of a side, up to 1024;
-  supersample: samples along a pixel's side (1 is faster, with jagged edges and a binary matte).
+  identity [I]; expression [K] in [0,1]; head_pose [4,4] of the head for camera C; light: a Light,
+  or None for the default one; camera: 'C', 'L', 'R' or a Camera; size: pixels of a side, up to
+  1024; supersample: samples along a pixel's side (1 is faster, with jagged edges and a binary
+  matte).
   """
   template, shape = mesh.template(), identity_lib.shape(identity)
   points = vertices(identity, expression)

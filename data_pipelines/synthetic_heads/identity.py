@@ -1,7 +1,8 @@
 """Identities: who a head is, as a vector of named numbers.
 
-Names that end in a shape (`headWidth`, ...) lie in [-1, 1] and move vertices linearly; the rest lie in
-[0, 1] (`hairPart`, `backgroundTurn`: [-1, 1]) and choose colours, hair, beard, glasses, clothes, background.
+Names that end in a shape (`headWidth`, ...) lie in [-1, 1] and move vertices linearly; the rest lie
+in [0, 1] (`hairPart`, `backgroundTurn`: [-1, 1]) and choose colours, hair, beard, glasses, clothes,
+background.
 """
 
 import dataclasses
@@ -10,8 +11,8 @@ import functools
 import numpy as np
 
 from data_pipelines.synthetic_heads import expression as expression_lib
-from data_pipelines.synthetic_heads import mesh
-from data_pipelines.synthetic_heads.mesh import bump, smooth
+from data_pipelines.synthetic_heads import hair, mesh, skull
+from data_pipelines.synthetic_heads.skull import bump, smooth
 
 SHAPE_NAMES = (
   'headWidth', 'headHeight', 'headDepth', 'faceLength', 'jawWidth', 'chinLength', 'chinWidth',
@@ -30,7 +31,6 @@ LOOK_NAMES = (
 IDENTITY_NAMES = SHAPE_NAMES + LOOK_NAMES
 INDEX = {name: index for index, name in enumerate(IDENTITY_NAMES)}
 SIGNED = frozenset(('hairPart', 'backgroundTurn'))
-HAIR_STYLES = ('bald', 'receding', 'short', 'side', 'curly', 'bob', 'long', 'bun')
 # At a coefficient of 1: growth, the tangent of the tilt, how much of a blink.
 EYE_SIZE, EYE_TILT, HOODED = 0.14, 0.14, 0.16
 BEARDS = ('none', 'stubble', 'moustache', 'goatee', 'full')
@@ -77,11 +77,10 @@ def _basis(template):
   head = smooth(y, 0.62, 0.42)
   flat = lambda cx, cy, rx, ry: smooth(np.hypot((side - cx) / rx, (y - cy) / ry), 2.0, 1.0) * front
   # Everything within a plateau moves as one piece, so that lids stay on their eyeballs.
-  eye = flat(mesh.EYE_X, mesh.EYE_Y, 0.145, 0.125)
-  mouth = flat(0, mesh.MOUTH_Y, 0.24, 0.13)
+  eye = flat(skull.EYE_X, skull.EYE_Y, 0.145, 0.125)
+  mouth = flat(0, skull.MOUTH_Y, 0.24, 0.13)
   skin_face = front * skin
   gauss = lambda cx, cy, rx, ry: bump(side, y, (cx, cy), (rx, ry)) * front
-  hair = template.part == mesh.HAIR
   ear = template.part == mesh.EAR
   zero = 0 * x
   jaw = smooth(y, 0.05, 0.32) * smooth(y, 0.66, 0.50) * (1 - 0.6 * mouth)
@@ -117,7 +116,7 @@ def _basis(template):
   yield 'browRidge', (zero, zero, -0.020 * brow)
   yield 'eyeSpacing', (0.026 * sign * eye, zero, zero)
   yield 'eyeHeight', (zero, 0.022 * eye, zero)
-  ex, ey, ez = x - sign * mesh.EYE_X, y - mesh.EYE_Y, z + 0.37
+  ex, ey, ez = x - sign * skull.EYE_X, y - skull.EYE_Y, z + 0.37
   yield (
     'eyeSize',
     (EYE_SIZE * ex * eye, EYE_SIZE * ey * eye, 0.6 * EYE_SIZE * np.clip(ez, -0.05, 0.1) * eye),
@@ -133,7 +132,7 @@ def _basis(template):
   yield 'noseTipUp', (zero, -0.022 * tip, zero)
   yield 'mouthWidth', (0.16 * x * mouth, zero, zero)
   yield 'mouthHeight', (zero, 0.020 * mouth, zero)
-  line = y - mesh.MOUTH_Y
+  line = y - skull.MOUTH_Y
   yield 'upperLip', (zero, 0.38 * line * upper_lip, -0.012 * upper_lip)
   yield 'lowerLip', (zero, 0.38 * line * lower_lip, -0.014 * lower_lip)
   yield 'earSize', (0.10 * sign * centre_ear, 0.22 * (y + 0.03) * ear, 0.22 * (z - 0.05) * ear)
@@ -144,7 +143,6 @@ def _basis(template):
     (0.14 * x * neck * smooth(y, 1.0, 0.8), zero, 0.05 * neck * z * smooth(y, 1.0, 0.8)),
   )
   yield 'shoulderWidth', (0.14 * x * smooth(y, 0.78, 1.0), zero, zero)
-  del hair
 
 
 @functools.cache
@@ -159,72 +157,6 @@ def basis():
     index, move = expression_lib.fields()[expression_lib.INDEX[name]]
     result[SHAPE_NAMES.index('eyeHooded')][index] += HOODED * move
   return (np.round(result * 2.0**20) / 2.0**20).astype(np.float32)
-
-
-def _hairline(angle, style, lift):
-  """How low hair grows, y, at `angle` degrees (0 in front), for a style and a receding `lift`."""
-  size = np.abs(angle)
-  front = -0.485 - 0.10 * lift
-  temple = -0.40 - 0.12 * lift
-  line = front + (temple - front) * smooth(size, 15, 50)
-  line = line + (-0.02 - line) * smooth(size, 55, 72)
-  line = line + (0.20 - line) * smooth(size, 95, 125)
-  if style == 'receding':
-    line = np.where(size < 95, -0.72 + 0.70 * smooth(size, 50, 82), line)
-  return line
-
-
-@functools.lru_cache(maxsize=64)
-def _hair_shell(style, volume, lift, part):
-  """Where the hair shell of a template head lies, float32 [n,3], and which vertices lie under the skin, bool [n]."""
-  template = mesh.template()
-  where = template.grid['hair']
-  base, angle, row = template.rest[where], template.angle[where], template.grid['hair_row']
-  size = np.abs(angle)
-  centre = np.array([0, -0.15, 0.05])
-  normal = base - centre
-  normal[:, 1] *= 0.8
-  normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-  thick = dict(receding=0.025, short=0.045, side=0.07, curly=0.15, bob=0.07, long=0.065, bun=0.035)
-  amount = thick.get(style, 0.03) * (0.6 + 0.8 * volume)
-  line = _hairline(angle, style, lift)
-  # How far above the hairline: not straight down, as the line is steep at the temples.
-  slope = (_hairline(angle + 1, style, lift) - _hairline(angle - 1, style, lift)) / 0.0145
-  above = (line - base[:, 1]) / np.sqrt(1 + slope**2)
-  grown = smooth(above, -0.03, 0.10 if style != 'curly' else 0.16)
-  thickness = -0.05 + (amount + 0.05) * grown
-  if style == 'side':  # A wave to one side of the parting.
-    thickness += grown * 0.045 * bump(angle, base[:, 1], (35 * np.sign(part), -0.62), (40, 0.16))
-    thickness -= grown * 0.035 * bump(angle, base[:, 1], (-28 * np.sign(part), -0.60), (9, 0.20))
-  if style == 'curly':
-    wave = np.cos(angle * 0.21) * np.sin(row * 4.4) + np.cos(angle * 0.13) * np.sin(row * 2.6)
-    thickness += 0.018 * grown * wave
-  points = base + normal * thickness[:, None]
-  if style in ('bob', 'long'):
-    end = 0.40 if style == 'bob' else 0.86
-    q = np.clip((row - 5.2) / 6.8, 0, 1)
-    outside = smooth(size, 62, 84)
-    hang = q > 0
-    start = mesh.loft(np.full_like(row, 5.2), angle)
-    flare = 1 + 0.12 * np.sin(np.pi * q) + (0.05 if style == 'long' else 0.0) * q
-    radius = 1 + (amount + 0.03) / 0.42
-    hung = np.stack(
-      [
-        start[:, 0] * radius * flare,
-        start[:, 1] + q * (end - start[:, 1]),
-        0.05 + (start[:, 2] - 0.05) * radius + 0.02 * q,
-      ],
-      -1,
-    )
-    # The last ring turns in under itself.
-    hung[q >= 0.99] = hung[q >= 0.99] * [0.86, 1.0, 0.9]
-    tucked = np.stack([0.8 * hung[:, 0], hung[:, 1], 0.12 + 0 * q], -1)
-    hung = tucked + (hung - tucked) * outside[:, None]
-    keep = hang & (size > 55)
-    points = np.where(keep[:, None], hung, points)
-  # Deep enough that no triangle of the shell's edge is lost.
-  buried = (thickness < -0.045) & ~((style in ('bob', 'long')) & (row > 5.2) & (size > 60))
-  return (np.round(points * 2.0**20) / 2.0**20).astype(np.float32), buried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,12 +176,12 @@ def _shape(key):
   identity = np.frombuffer(key, np.float32)
   template = mesh.template()
   points = template.points.astype(np.float32)
-  style = choice(identity, 'hairStyle', HAIR_STYLES)
+  style = choice(identity, 'hairStyle', hair.STYLES)
   # Steps, so that the shells of a process can be kept.
   step = lambda name: round(value(identity, name) * 4) / 4
   part = 1.0 if value(identity, 'hairPart') > 0 else -1.0
-  hair, buried_hair = _hair_shell(style, step('hairVolume'), step('hairline'), part)
-  points[template.grid['hair']] = hair
+  shell, buried_hair = hair.shell(style, step('hairVolume'), step('hairline'), part)
+  points[template.grid['hair']] = shell
   for coefficient, field in zip(identity[: len(SHAPE_NAMES)], basis(), strict=True):
     points += coefficient * field
   drop = {'bun'} if style != 'bun' else set()
@@ -264,7 +196,7 @@ def _shape(key):
   hidden = gone[template.triangles[:, 0]] | buried[template.triangles].all(1)
   kept = np.flatnonzero(~hidden)
   closed = np.isin(template.material, (mesh.SKIN, mesh.EYE, mesh.TONGUE))
-  if style not in ('bob', 'long'):  # One sees into these from below.
+  if style not in hair.HANGING:  # One sees into these from below.
     closed |= template.material == mesh.HAIR
   return Shape(points, kept, closed[kept])
 

@@ -4,12 +4,12 @@ import functools
 
 import numpy as np
 
-from data_pipelines.synthetic_heads import mesh, skin
+from data_pipelines.synthetic_heads import mesh, skin, skull
 
 
 @functools.cache
 def indices():
-  """Vertex of each iBug-68 landmark: int [68]. 0 is on the image's left, the subject's right ear."""
+  """Vertex of each iBug-68 landmark: int [68]; the first at the subject's right ear."""
   template = mesh.template()
   rest, here = template.rest, template.grid['skin']
   points = template.points[here]
@@ -50,8 +50,8 @@ def indices():
   upper = [(-0.095, 0), (-0.035, 0), (0, 0), (0.035, 0), (0.095, 0)]
   border = lambda x, lower: float(skin.lip_border(np.float32(x), lower))
   left, right = rim(top, mouth_row, -22.5), rim(top, mouth_row, 22.5)
-  result += [left] + [place(x, mesh.MOUTH_Y - border(x, False)) for x, _ in upper] + [right]
-  result += [place(x, mesh.MOUTH_Y + border(x, True)) for x in (0.085, 0.04, 0, -0.04, -0.085)]
+  result += [left] + [place(x, skull.MOUTH_Y - border(x, False)) for x, _ in upper] + [right]
+  result += [place(x, skull.MOUTH_Y + border(x, True)) for x in (0.085, 0.04, 0, -0.04, -0.085)]
   result += [rim(top, mouth_row, a) for a in (-20, -7.5, 0, 7.5, 20)]
   result += [rim(low, mouth_row, a) for a in (7.5, 0, -7.5)]
   return np.array(result)

@@ -1,13 +1,12 @@
-"""The template head: one triangle mesh, built once per process from smooth curves.
+"""The template head: one triangle mesh, built once per process.
 
-Space is the project's (geometry.py): x right, y down, z away from the viewer; the face, brows to chin
-and ear to ear, fills about [-0.5, 0.5]. The subject's left is at x > 0.
+Space is the project's (geometry.py): x right, y down, z away from the viewer. The subject's left is
+at x > 0, and the mesh is its own mirror image.
 
-The skin is a loft: rings of a key profile (front and back points, half width) from the crown to the
-shoulders, with columns in angle around the vertical axis. Eyes and mouth are slits: the vertices of a
-row between two columns exist twice, and lids and lips are the cells on either side. Every vertex keeps
-the coordinates it had before the eyes were opened (`rest`): colour, labels and deformation fields are
-functions of those, so that they are exact for every identity and expression.
+The skin is a grid over the loft of skull.py. Eyes and mouth are slits: the vertices of a row
+between two columns exist twice, and lids and lips are the cells on either side. Every vertex keeps
+the coordinates it had before features were added and eyes opened (`rest`): colours, labels and
+fields of motion are functions of those, so that they are exact for every identity and expression.
 """
 
 import dataclasses
@@ -15,41 +14,12 @@ import functools
 
 import numpy as np
 from scipy import sparse
-from scipy.interpolate import PchipInterpolator
+
+from data_pipelines.synthetic_heads import hair, skull
+from data_pipelines.synthetic_heads.skull import EYE_RADIUS, EYE_X, EYE_Y, EYE_Z, MOUTH_Y
 
 SKIN, EAR, EYE, MOUTH, TEETH, TONGUE, HAIR, GLASSES, LIP = range(9)  # Materials of triangles.
 
-EYE_X, EYE_Y, EYE_RADIUS = 0.19, -0.10, 0.125
-EYE_UP, EYE_DOWN = 0.052, 0.030  # How far the lids of the template stand open.
-MOUTH_Y = 0.27
-JAW_HINGE = (0.02, 0.04)  # y, z
-
-# Rings from crown to shoulders: front y, front z, back y, back z, half width.
-_PROFILE = np.array(
-  [
-    (-0.790, 0.06, -0.790, 0.07, 0.001),
-    (-0.755, -0.12, -0.760, 0.25, 0.210),
-    (-0.645, -0.265, -0.67, 0.385, 0.330),
-    (-0.500, -0.350, -0.53, 0.455, 0.390),
-    (-0.360, -0.385, -0.38, 0.480, 0.410),
-    (-0.220, -0.400, -0.22, 0.480, 0.418),
-    (-0.100, -0.385, -0.10, 0.460, 0.418),
-    (0.050, -0.395, 0.02, 0.420, 0.412),
-    (0.150, -0.400, 0.08, 0.380, 0.400),
-    (0.270, -0.405, 0.15, 0.330, 0.385),
-    (0.380, -0.385, 0.19, 0.300, 0.362),
-    (0.455, -0.385, 0.22, 0.280, 0.340),
-    (0.510, -0.330, 0.25, 0.270, 0.305),
-    (0.520, -0.210, 0.29, 0.260, 0.265),
-    (0.550, -0.100, 0.35, 0.250, 0.238),
-    (0.660, -0.060, 0.48, 0.250, 0.232),
-    (0.800, -0.080, 0.62, 0.260, 0.265),
-    (0.910, -0.130, 0.74, 0.280, 0.420),
-    (1.000, -0.170, 0.84, 0.285, 0.640),
-    (1.150, -0.210, 1.05, 0.285, 0.800),
-    (1.500, -0.230, 1.50, 0.260, 0.880),
-  ]
-)
 _ROWS = np.unique(
   np.round(
     np.concatenate(
@@ -69,80 +39,6 @@ _FRONT = np.concatenate([[-60, -55, -50], np.arange(-18, 19) * 2.5, [50, 55, 60]
 _SIDE = np.array([67.5, 75, 82.5, 90, 100, 110, 120, 135, 150, 165])
 _COLUMNS = np.concatenate([-_SIDE[::-1], _FRONT, _SIDE, [180.0]])
 _EYE_COLUMNS, _MOUTH_COLUMN = (12.5, 42.5), 22.5
-
-
-def smooth(value, start, end):
-  """Cubic step from 0 at `start` to 1 at `end` (start may be the larger)."""
-  step = np.clip((value - start) / (end - start), 0, 1)
-  return step * step * (3 - 2 * step)
-
-
-def bump(x, y, centre, radius):
-  """A Gaussian of (x, y) with the given centre and standard deviations."""
-  return np.exp(-0.5 * (((x - centre[0]) / radius[0]) ** 2 + ((y - centre[1]) / radius[1]) ** 2))
-
-
-def loft(row, angle):
-  """The plain skull: points [..., 3] at profile position `row` and `angle` (degrees, 0 in front)."""
-  profile = PchipInterpolator(np.arange(len(_PROFILE)), _PROFILE)(row)
-  front_y, front_z, back_y, back_z, width = np.moveaxis(profile, -1, 0)
-  sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
-  # Shoulders are flat boxes, the head an ellipse that is a little square in front.
-  square = np.where(row > 16, 0.8, 0.93)
-  x = width * np.sign(sine) * np.abs(sine) ** square
-  middle = 0.05
-  depth = np.where(cosine > 0, middle - front_z, back_z - middle)
-  z = middle - depth * np.sign(cosine) * np.abs(cosine) ** np.where(cosine > 0, 0.85, 1.0)
-  y = front_y + (back_y - front_y) * smooth(np.abs(angle), 22, 105)
-  return np.stack([x, y, z], -1)
-
-
-def _features(rest):
-  """What the face adds to the loft: brow ridge, sockets, nose, cheeks, lips, chin. [N,3] -> [N,3]."""
-  x, y, z = rest.T
-  side, front = np.abs(x), smooth(z, 0.1, -0.1)
-  move = np.zeros_like(rest)
-  move[:, 2] -= 0.018 * bump(side, y, (0.17, -0.235), (0.12, 0.04)) * front
-  move[:, 2] += 0.030 * bump(side, y, (EYE_X, EYE_Y), (0.085, 0.055)) * front
-  move[:, 2] -= 0.030 * bump(side, y, (0.24, 0.06), (0.08, 0.07)) * front
-  move[:, 2] -= 0.022 * bump(side, y, (0.0, 0.455), (0.09, 0.045)) * front
-  move[:, 2] += 0.014 * bump(side, y, (0.0, 0.375), (0.10, 0.025)) * front
-  # The nose: a ridge that grows to the tip and turns under, with two wings.
-  height = 0.150 * smooth(y, -0.19, 0.09) ** 1.2 * smooth(y, 0.152, 0.090)
-  width = 0.034 + 0.024 * smooth(y, -0.06, 0.09)
-  move[:, 2] -= height * np.exp(-0.5 * (side / width) ** 2) * front
-  move[:, 2] -= 0.046 * bump(side, y, (0.068, 0.098), (0.030, 0.030)) * front
-  move[:, 1] += 0.012 * bump(side, y, (0, 0.085), (0.06, 0.035)) * front
-  # Lips: two rolls on either side of the mouth line, a philtrum above.
-  across = np.clip(side / 0.158, 0, 1)
-  roll = (1 - across**2) ** 0.6
-  move[:, 2] -= 0.034 * roll * np.exp(-0.5 * ((y - 0.250) / 0.020) ** 2) * front
-  move[:, 2] -= 0.038 * roll * np.exp(-0.5 * ((y - 0.297) / 0.024) ** 2) * front
-  move[:, 2] += 0.014 * np.exp(-0.5 * ((y - MOUTH_Y) / 0.006) ** 2) * (across < 1) * front
-  move[:, 2] += 0.006 * bump(x, y, (0, 0.195), (0.012, 0.03)) * front
-  return move
-
-
-def lid_depth(x, y, z):
-  """Pushes skin in front of the eyeball: z of points, brought forward to a shell around the eye."""
-  shell = EYE_RADIUS + 0.008
-  distance = (np.abs(x) - EYE_X) ** 2 + (y - EYE_Y) ** 2
-  ball = EYE_Z - np.sqrt(np.maximum(shell**2 - distance, 1e-6))
-  ball = np.where(distance < (0.97 * shell) ** 2, ball, 10.0)
-  gap = 0.012  # A soft minimum: lids flow into the cheek without a crease.
-  h = np.clip(0.5 + 0.5 * (z - ball) / gap, 0, 1)
-  return np.where(ball > 5, z, z + (ball - z) * h - gap * h * (1 - h))
-
-
-EYE_Z = -0.262
-
-
-def eye_opening(x, y, is_lower, up, down):
-  """Vertical displacement that opens the slit by `up` and `down` (template units) with almond lids."""
-  along = (np.abs(x) - EYE_X) / 0.098
-  almond = np.maximum(1 - np.abs(along) ** 2.2, 0) ** 0.75
-  near = almond * np.clip(1 - np.abs(y - EYE_Y) / 0.085, 0, 1)
-  return np.where(is_lower, down * near, -up * near)
 
 
 def _quads(points, a, b, c, d):
@@ -166,12 +62,14 @@ def _sheet(points, index):
   return _quads(points, index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:])
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Template:
-  """points, rest [N,3] float64; lower [N] bool (below a slit); skin [N] (index 0..n_skin are skin);
+  """N vertices and M triangles.
 
-  part [N] material, side [N] in -1, 0, 1; triangles [M,3], material [M], triangle_side [M];
-  angle [N] degrees about the vertical axis; hair: slice of hair vertices; grid: name -> indices.
+  points, rest [N,3]; lower [N] bool: below a slit; part [N]: the material; side [N]: 1 for parts of
+  the subject's left, -1 of the right; angle [N] about the vertical axis, degrees; triangles [M,3],
+  material and triangle_side [M]; grid: slices of vertices by the name of their part, and the skin's
+  grids.
   """
 
   points: np.ndarray
@@ -229,7 +127,10 @@ def _skin(builder):
   top = np.arange(rows * columns).reshape(rows, columns)
   low = top.copy()
   size = np.abs(_COLUMNS)
-  eye_row, mouth_row = int(np.argmin(np.abs(_ROWS - 6))), int(np.argmin(np.abs(_ROWS - 9)))
+  eye_row, mouth_row = (
+    int(np.searchsorted(_ROWS, skull.EYE_ROW)),
+    int(np.searchsorted(_ROWS, skull.MOUTH_ROW)),
+  )
   in_eye = (size > _EYE_COLUMNS[0]) & (size < _EYE_COLUMNS[1])
   in_mouth = size < _MOUTH_COLUMN
   extra = []
@@ -238,20 +139,22 @@ def _skin(builder):
     extra += list(top[slit_row, inside])
   source = np.concatenate([np.arange(rows * columns), extra]).astype(int)
   row, angle = row.ravel()[source], angle.ravel()[source]
-  rest = loft(row, angle)
+  rest = skull.loft(row, angle)
   # Below a slit, or on the lower of two copies; the eye and the mouth do not overlap in rows.
   lower = np.where(row < 7.6, row > 6, row > 9)
   lower[rows * columns :] = True
-  points = rest + _features(rest)
+  points = rest + skull.features(rest)
   skin_z = points[:, 2].copy()
-  points[:, 1] += eye_opening(rest[:, 0], rest[:, 1], lower, EYE_UP, EYE_DOWN) * (points[:, 2] < 0)
+  points[:, 1] += skull.eye_opening(rest[:, 0], rest[:, 1], lower, skull.EYE_UP, skull.EYE_DOWN) * (
+    points[:, 2] < 0
+  )
   front = points[:, 2] < 0
-  points[front, 2] = lid_depth(*points[front].T)
+  points[front, 2] = skull.lid_depth(*points[front].T)
   triangles = _tube(points, low[:-1], top[1:])
   builder.add('skin', points, triangles, SKIN, rest=rest, lower=lower, angle=angle)
   builder.grid |= dict(top=top, low=low, eye_row=eye_row, mouth_row=mouth_row, skin_z=skin_z)
 
-  # The inside of the lips: from either rim inwards, so that an open mouth has lips with a thickness.
+  # The inside of the lips, from either rim inwards: an open mouth has lips with a thickness.
   inside = np.flatnonzero(size <= _MOUTH_COLUMN)
   for name, rim, sign in (('lip_upper', top, -1), ('lip_lower', low, 1)):
     edge = rim[mouth_row, inside]
@@ -330,59 +233,17 @@ def _ears(builder):
   builder.add_pair('ear', points, _tube(points, index[:-1], index[1:])[:, ::-1], EAR, rest=rest)
 
 
-HAIR_ROWS = np.array(
-  [
-    0,
-    0.5,
-    1,
-    1.5,
-    2,
-    2.4,
-    2.6,
-    2.8,
-    3,
-    3.2,
-    3.4,
-    3.6,
-    3.8,
-    4.1,
-    4.4,
-    4.8,
-    5.2,
-    5.6,
-    6,
-    6.5,
-    7,
-    7.6,
-    8.2,
-    9,
-    10,
-    11,
-    12,
-  ]
-)
-HAIR_COLUMNS = np.concatenate(
-  [
-    [-80, -75, -70, -65, -60, -55, -50, -45, -38, -30, -22.5, -15, -7.5, 0],
-    [7.5, 15, 22.5, 30, 38, 45, 50, 55, 60, 65, 70, 75, 80],
-    [87.5, 95, 105, 115, 130, 145, 162, 180, -162, -145, -130, -115, -105, -95, -87.5],
-  ]
-)
-
-
 def _hair(builder):
-  row, angle = np.meshgrid(HAIR_ROWS, HAIR_COLUMNS, indexing='ij')
-  points = loft(row.ravel(), angle.ravel())
-  index = np.arange(row.size).reshape(row.shape)
-  builder.add(
-    'hair', points, _tube(points, index[:-1], index[1:]), HAIR, rest=points, angle=angle.ravel()
-  )
-  builder.grid['hair_row'] = row.ravel()
+  row, angle = hair.grid()
+  points = skull.loft(row, angle)
+  index = np.arange(row.size).reshape(len(hair.ROWS), -1)
+  triangles = _tube(points, index[:-1], index[1:])
+  builder.add('hair', points, triangles, HAIR, angle=angle)
+  # The bun is a whole ball: two caps.
   ball, triangles = _sphere(9, 16)
-  # A whole ball for the bun: two caps.
-  whole = np.concatenate([ball, ball * [1, 1, -1]])
-  triangles = np.concatenate([triangles, triangles[:, ::-1] + len(ball)])
-  builder.add('bun', whole * 0.17 + [0, -0.80, 0.22], triangles, HAIR, rest=whole)
+  ball = np.concatenate([ball, ball * [1, 1, -1]])
+  triangles = np.concatenate([triangles, triangles[:, ::-1] + len(ball) // 2])
+  builder.add('bun', ball * 0.17 + [0, -0.80, 0.22], triangles, HAIR, rest=ball)
 
 
 def _glasses(builder):

@@ -83,7 +83,7 @@ def saccades(rng, time, extent):
 
 
 def _targets(task, rng, amount):
-  """Yields, for ever, what the face does next: (coefficients [K], angles [3] of the head in degrees)."""
+  """Yields for ever what comes next: (coefficients [K], the head's angles [3] in degrees)."""
   mirror, still = expression_lib.mirror, np.zeros(3)
   turned = lambda: rng.uniform(-1, 1, 3) * [25, 10, 10] * amount
   while True:
@@ -178,7 +178,7 @@ def trajectory(task, rng, frames, level='strong', fps=FRAME_RATE):
 
 
 def finish(expressions, closed, angles, place, scale):
-  """Adds blinks [T] to expressions [T,K] and makes head poses of angles [T,3] (degrees) and place [T,2]."""
+  """(expressions [T,K] with blinks [T], head_poses [T,4,4] of angles [T,3] and place [T,2])."""
   for name in ('eyeBlinkLeft', 'eyeBlinkRight'):
     expressions[:, INDEX[name]] = np.maximum(expressions[:, INDEX[name]], closed)
   # On a grid, so that the last bit of a sine cannot reach a frame.

@@ -1,4 +1,4 @@
-"""Functions that colours are made of. Only sums, products and roots, which are the same on any machine."""
+"""What colours are made of: sums, products and roots only, the same bits on any machine."""
 
 import functools
 
@@ -55,7 +55,7 @@ def _texture():
 
 
 def noise(u, v):
-  """A texture of mean 0 and deviation 1 at coordinates with period 256, correlated over about a unit."""
+  """A texture of mean 0 and deviation 1, of period 256, correlated over about a unit."""
   u, v = u + np.float32(4096), v + np.float32(4096)  # Positive, so that truncation is a floor.
   column, row = u.astype(np.int32), v.astype(np.int32)
   u, v = u - column, v - row

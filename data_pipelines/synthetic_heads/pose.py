@@ -1,4 +1,4 @@
-"""Poses and cameras of synthetic heads, in the project's convention: p_canonical = head_pose @ p_image.
+"""Poses and cameras of synthetic heads: p_canonical = head_pose @ p_image, as in all the project.
 
 Arithmetic is written out: BLAS and LAPACK round differently from machine to machine.
 """
@@ -63,7 +63,7 @@ def apply(matrix, points):
 
 
 def rotation(yaw, pitch, roll):
-  """[3,3] from canonical to image space, degrees: yaw turns the nose to +x, pitch down, roll clockwise."""
+  """Image from canonical [3,3]; degrees: yaw turns the nose to +x, pitch down, roll clockwise."""
   # Rounded: the last bit of a sine may differ between machines.
   turn = lambda a: np.round((np.cos(np.radians(a)), np.sin(np.radians(a))), 12)
   (cy, sy), (cp, sp), (cr, sr) = turn(yaw), turn(pitch), turn(roll)
@@ -74,9 +74,10 @@ def rotation(yaw, pitch, roll):
 
 
 def head_pose(yaw=0.0, pitch=0.0, roll=0.0, translation=(0.0, 0.0, 0.0), scale=1.0):
-  """theta [4,4] float32 of a head turned by the angles (degrees), moved, and `scale` canonical sizes large.
+  """theta float32 [4,4] of a head that is turned (degrees), moved and scaled.
 
-  p_image = scale * R @ p_canonical + translation; theta, its inverse, is S R T of architecture.md 7.1.
+  p_image = scale * R @ p_canonical + translation; theta, its inverse, is S R T of architecture.md
+  7.1.
   """
   turn = rotation(yaw, pitch, roll).T / scale
   theta = np.eye(4)
@@ -107,7 +108,7 @@ def camera_head_pose(theta, camera):
 
 
 def project(points, theta, camera='C'):
-  """Canonical points [N,3] float32 -> image space [N,3], by inv(head_pose) and the camera's perspective.
+  """Canonical points float32 [N,3] -> image space [N,3], through inv(head_pose) and a camera.
 
   `theta` is the head_pose as this camera sees it (`camera_head_pose`).
   """
@@ -116,7 +117,7 @@ def project(points, theta, camera='C'):
 
 
 def perspective(points, to_image, camera):
-  """Points [N,3] of image space -> what a camera sees there; the plane of the face keeps its size."""
+  """Points [N,3] of image space as a camera sees them; the plane of the face keeps its size."""
   distance = np.float32(camera_of(camera).distance)
   if not np.isfinite(distance):
     return points

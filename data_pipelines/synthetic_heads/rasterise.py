@@ -1,4 +1,4 @@
-"""A z-buffer in NumPy: every step is one array operation over all rows or fragments of all triangles."""
+"""A z-buffer in NumPy: each step is one array operation over all triangles, rows or fragments."""
 
 import numpy as np
 
@@ -21,10 +21,11 @@ def facing(xy, triangles, closed):
 
 
 def rasterise(xy, depth, triangles, size):
-  """Which triangle each sample shows: (sample [P], triangle [P], barycentric weights float32 [3,P]).
+  """Which triangle each sample shows: (sample [P], triangle [P], barycentric float32 [3,P]).
 
-  xy [N,2] in samples, depth [N] in about [-4, 4] (smaller is nearer), triangles [M,3]; a sample is the
-  row-major index into [size,size]. Samples without a triangle are left out; ties go to the first.
+  xy [N,2] in samples, depth [N] in about [-4, 4] (smaller is nearer), triangles [M,3]; a sample is
+  the row-major index into [size,size]. Samples without a triangle are left out; ties go to the
+  first.
   """
   grid = np.rint(xy.T * np.float32(SUBPIXEL)).astype(np.int32)
   x, y, z = grid[0][triangles.T], grid[1][triangles.T], depth[triangles.T]

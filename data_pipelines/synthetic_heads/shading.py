@@ -1,7 +1,7 @@
-"""What each sample of a rendered head looks like: colour and class, light, and how samples become pixels.
+"""What each sample of a head looks like, in which light, and how samples become pixels.
 
-Colour is a function of the template's coordinates under the sample, so that every edge (lips, brows,
-iris) is as sharp as the image, at any size, and moves with the skin.
+Colour is a function of the template's coordinates under the sample, so that every edge (lips,
+brows, iris) is as sharp as the image, at any size, and moves with the skin.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ import functools
 import numpy as np
 
 from data_pipelines.synthetic_heads import expression as expression_lib
+from data_pipelines.synthetic_heads import hair, mesh, skin, skull
 from data_pipelines.synthetic_heads import identity as identity_lib
-from data_pipelines.synthetic_heads import mesh, skin
 from data_pipelines.synthetic_heads.labels import Label
 from data_pipelines.synthetic_heads.patterns import blend, line, noise, ramp
 
@@ -137,7 +137,7 @@ def _lip(look, index, place, side, identity, expression, palette):
 
 def _eye(look, index, place, side, identity, expression, palette):
   right = side > 0
-  centre = (side * np.float32(mesh.EYE_X), np.float32(mesh.EYE_Y), np.float32(mesh.EYE_Z))
+  centre = (side * np.float32(skull.EYE_X), np.float32(skull.EYE_Y), np.float32(skull.EYE_Z))
   way = np.stack([p - c for p, c in zip(place[:3], centre, strict=True)])
   way /= _length(way)
   gaze = (np.round(expression_lib.gaze(expression) * 2.0**16) / 2.0**16).astype(np.float32)
@@ -192,7 +192,7 @@ def _ear(look, index, place, side, identity, expression, palette):
 
 def _hair(look, index, place, side, identity, expression, palette):
   x, y, _, _, angle = place
-  style = identity_lib.choice(identity, 'hairStyle', identity_lib.HAIR_STYLES)
+  style = identity_lib.choice(identity, 'hairStyle', hair.STYLES)
   # Symmetric, so that a mirrored head has mirrored strands.
   turn = np.abs(angle)
   if style == 'curly':
@@ -242,7 +242,7 @@ def background(identity, palette, size):
 
 
 def compose(sample, colour, label, behind, size, supersample):
-  """Averages samples into pixels over `behind`: image uint8 [S,S,3], matte uint8 [S,S], labels uint8 [S,S].
+  """Samples into pixels over `behind`: uint8 image [S,S,3], matte [S,S], labels [S,S].
 
   A pixel has the class of most of its samples; of equally many, the higher class.
   """

@@ -1,8 +1,8 @@
-"""The colour and class of skin: face, lips, brows, beard, neck; and of the clothes that go on from it."""
+"""The colour and class of skin (face, lips, brows, beard, neck) and of the clothes below it."""
 
 import numpy as np
 
-from data_pipelines.synthetic_heads import mesh
+from data_pipelines.synthetic_heads import skull
 from data_pipelines.synthetic_heads.expression import INDEX
 from data_pipelines.synthetic_heads.identity import BEARDS, choice, value
 from data_pipelines.synthetic_heads.labels import Label
@@ -24,7 +24,7 @@ def lip_border(x, lower):
 
 
 def paint(place, identity, expression, palette):
-  """(colour [3,P], label [P], gloss [P]) at rest coordinates `place` [4,P]: x, y, z, below a slit."""
+  """(colour [3,P], label [P], gloss [P]) at rest coordinates [4,P]: x, y, z, below a slit."""
   x, y, z, _ = place
   count = len(x)
   colour = np.repeat(palette['skin'][:, None], count, 1)
@@ -61,7 +61,7 @@ def _face(colour, place, identity, expression, palette):
   red = skin * np.float32([0.97, 0.64, 0.60])
   tip = spot(side, y, (0, 0.095), (0.06, 0.035))
   blend(colour, red, fade * np.float32(0.10 + 0.40 * v('skinBlush')) * (cheek + 0.7 * tip))
-  socket = spot(side, y, (mesh.EYE_X, mesh.EYE_Y - 0.02), (0.100, 0.050))
+  socket = spot(side, y, (skull.EYE_X, skull.EYE_Y - 0.02), (0.100, 0.050))
   blend(
     colour,
     skin * np.float32([0.74, 0.60, 0.56]),
@@ -94,9 +94,9 @@ def _face(colour, place, identity, expression, palette):
   blend(colour, palette['brow'], np.clip(brow * strands, 0, 1))
   label[(brow > 0.5) & (x > 0)], label[(brow > 0.5) & (x <= 0)] = Label.LEFT_BROW, Label.RIGHT_BROW
 
-  near = np.flatnonzero((np.abs(y - np.float32(mesh.MOUTH_Y)) < 0.075) & (side < 0.18))
+  near = np.flatnonzero((np.abs(y - np.float32(skull.MOUTH_Y)) < 0.075) & (side < 0.18))
   part, upper = colour[:, near], below[near] < 0.5
-  from_line = y[near] - np.float32(mesh.MOUTH_Y)
+  from_line = y[near] - np.float32(skull.MOUTH_Y)
   border = np.where(
     upper, lip_border(x[near], False) + from_line, lip_border(x[near], True) - from_line
   )
@@ -136,8 +136,8 @@ def _folds(colour, x, y, side, fade, identity, expression, skin):
   )
   fold = line(fold, 0.009) * ramp(y, 0.06, 0.12) * ramp(y, 0.31, 0.22)
   frown = line(side - np.float32(0.030), 0.008) * line(y + np.float32(0.215), 0.045)
-  crow = wave((y - np.float32(mesh.EYE_Y)) * np.float32(1 / 0.030)) * spot(
-    side, y, (0.325, mesh.EYE_Y), (0.022, 0.032)
+  crow = wave((y - np.float32(skull.EYE_Y)) * np.float32(1 / 0.030)) * spot(
+    side, y, (0.325, skull.EYE_Y), (0.022, 0.032)
   )
   bag = spot(side, y, (0.19, -0.042), (0.075, 0.008))
   for sign, name in ((1, 'Left'), (-1, 'Right')):
@@ -147,16 +147,17 @@ def _folds(colour, x, y, side, fade, identity, expression, skin):
     squint = e('eyeSquint' + name) + 0.5 * e('mouthSmile' + name)
     blend(colour, dark, half * np.clip(
       fold * np.float32(0.5 * age + 0.5 * min(1, cheek)) + frown * np.float32(0.75 * knit)
-      + crow * np.float32(min(0.5, 0.3 * squint + 0.7 * age)) + bag * np.float32(min(0.5, 0.22 * squint + 0.5 * age)),
+      + crow * np.float32(min(0.5, 0.3 * squint + 0.7 * age))
+      + bag * np.float32(min(0.5, 0.22 * squint + 0.5 * age)),
       0, 0.85))  # fmt: skip
 
 
 def _eyelids(colour, y, side, below, fade, identity, skin):
   """A crease above each eye, lashes at its rims."""
-  along = (side - np.float32(mesh.EYE_X)) * np.float32(1 / 0.100)
-  near = np.flatnonzero((np.abs(along) < 1) & (np.abs(y - np.float32(mesh.EYE_Y)) < 0.08))
+  along = (side - np.float32(skull.EYE_X)) * np.float32(1 / 0.100)
+  near = np.flatnonzero((np.abs(along) < 1) & (np.abs(y - np.float32(skull.EYE_Y)) < 0.08))
   part, along = colour[:, near], along[near]
-  above, upper = np.float32(mesh.EYE_Y) - y[near], below[near] < 0.5
+  above, upper = np.float32(skull.EYE_Y) - y[near], below[near] < 0.5
   lashes = value(identity, 'lashes')
   crease = line(above - np.float32(0.042) - np.float32(0.006) * (1 - along * along), 0.006)
   blend(part, skin * np.float32([0.55, 0.40, 0.37]), crease * upper * np.float32(0.45))
@@ -169,7 +170,7 @@ def _eyelids(colour, y, side, below, fade, identity, skin):
 
 def _beard(colour, place, beard, identity, palette):
   x, y, z, below = place
-  side, line_y = np.abs(x), y - np.float32(mesh.MOUTH_Y)
+  side, line_y = np.abs(x), y - np.float32(skull.MOUTH_Y)
   under = ramp(y, 0.60, 0.53)
   edge = (
     y + np.float32(0.16) - np.float32(1.55) * (np.float32(0.36) - side)

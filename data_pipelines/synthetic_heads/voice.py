@@ -1,10 +1,10 @@
 """A voice for synthetic heads: what is heard follows from what the mouth does.
 
 A source-filter synthesiser at 16 kHz. Formants and loudness are functions of the mouth's
-coefficients (`formants`, `loudness`): an open jaw raises the first formant and the voice, spread lips
-raise the second, round lips lower it, closed lips silence it, a lip under the teeth or clenched teeth
-hiss. So lips can be learned from sound. Pitch belongs to the speaker and the phrase; the head nods
-with both.
+coefficients (`formants`, `loudness`): an open jaw raises the first formant and the voice, spread
+lips raise the second, round lips lower it, closed lips silence it, a lip under the teeth or
+clenched teeth hiss. So lips can be learned from sound. Pitch belongs to the speaker and the phrase;
+the head nods with both.
 """
 
 import numpy as np
@@ -81,7 +81,7 @@ def hiss(expressions):
 
 
 def _phones(rng, seconds):
-  """A made-up text: list of (start s, coefficients, stress), and when the voice is on: list of (start, end)."""
+  """A made-up text: [(start in s, coefficients, stress)] and its phrases [(start, end)]."""
   phones, phrases, moment = [], [], rng.uniform(0.15, 0.5)
   vowels, consonants = list(VOWELS), list(CONSONANTS)
   silent = coefficients()
@@ -139,7 +139,7 @@ def _pitch(rng, gate, stress, base):
 
 
 def synthesise(mouth, gate, pitch, rng):
-  """Audio float32 [N] at 16 kHz of mouth coefficients [C,K], voice gate and pitch [C], 100 a second."""
+  """Audio float32 [N] at 16 kHz from mouth coefficients [C,K], voice gate [C] and pitch [C]."""
   number = len(gate) * SAMPLE_RATE // _CONTROL
   control = (np.arange(len(gate)) + 0.5) / _CONTROL
   time = (np.arange(number) + 0.5) / SAMPLE_RATE
@@ -166,7 +166,7 @@ def synthesise(mouth, gate, pitch, rng):
 
 
 def speech(rng, seconds):
-  """A talking head: (audio float32 [N] at 16 kHz, expressions [T,K], head_poses [T,4,4] at 25 fps)."""
+  """A talking head: (audio float32 [N], 16 kHz; expressions [T,K], head_poses [T,4,4], 25 fps)."""
   mouth, gate, stress = articulate(rng, seconds)
   pitch = _pitch(rng, gate, stress, base=np.exp(rng.uniform(np.log(95), np.log(235))))
   audio = synthesise(mouth, gate, pitch, rng)
