@@ -19,6 +19,7 @@ also take leading batch axes. Source: reference/architecture.md, section 7.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -176,28 +177,80 @@ def sample_image(image, warp):
   return _sample(image, warp)
 
 
-def _sample(grid, points):
-  """Multilinear sampling of [*sizes, C] at points [..., n] (x first), zeros outside."""
-  sizes, rank = grid.shape[:-1], points.shape[-1]
-  padded = jnp.pad(grid, [(1, 1)] * rank + [(0, 0)])  # A border of zeros: outside reads them.
+def _cells(sizes, points):
+  """For points [..., n] (x first): the lowest neighbour's index and the fraction beyond, n each.
+
+  Indices count from the border of zeros that `_padded` adds, which stands for all that is outside.
+  """
   low, fraction = [], []
   for axis, size in enumerate(sizes):
-    index = ((points[..., rank - 1 - axis] + 1) * size - 1) / 2
-    index = jnp.clip(index, -1.0, size)  # Beyond one voxel outside everything is zero.
+    index = ((points[..., len(sizes) - 1 - axis] + 1) * size - 1) / 2
+    index = jnp.clip(index, -1.0, size)
     floor = jnp.minimum(jnp.floor(index), size - 1)
     low.append(floor.astype(jnp.int32) + 1)
     fraction.append(index - floor)
-  strides = [int(np.prod([s + 2 for s in sizes[axis + 1 :]])) for axis in range(rank)]
+  return low, fraction
+
+
+def _padded(grid):
+  return jnp.pad(grid, [(1, 1)] * (grid.ndim - 1) + [(0, 0)])
+
+
+def _corner_weight(corner, fraction):
+  return math.prod(part if side else 1 - part for side, part in zip(corner, fraction, strict=True))
+
+
+@jax.custom_vjp
+def _sample(grid, points):
+  """Multilinear sampling of [*sizes, C] at points [..., n] (x first) -> [..., C], zeros outside."""
+  sizes = [size + 2 for size in grid.shape[:-1]]
+  low, fraction = _cells(grid.shape[:-1], points)
+  strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
   start = sum(index * stride for index, stride in zip(low, strides, strict=True))
-  rows = padded.reshape(-1, grid.shape[-1])
+  rows = _padded(grid).reshape(-1, grid.shape[-1])
   result = 0
-  for corner in np.ndindex(*(2,) * rank):
-    weight = 1
-    for side, part in zip(corner, fraction, strict=True):
-      weight = weight * (part if side else 1 - part)
+  for corner in np.ndindex(*(2,) * len(sizes)):
     offset = sum(side * stride for side, stride in zip(corner, strides, strict=True))
-    result = result + weight[..., None].astype(grid.dtype) * rows[start + offset]
-  return result
+    row = rows.at[start + offset].get(mode='promise_in_bounds')
+    result = result + _corner_weight(corner, fraction)[..., None] * row
+  return result.astype(grid.dtype)
+
+
+def _sample_by_cells(grid, points):
+  """The same, reading the neighbours of a point as one block.
+
+  Slower than eight rows, but its transpose, one scatter of blocks, takes half the time of eight.
+  """
+  rank, channels = points.shape[-1], grid.shape[-1]
+  low, fraction = _cells(grid.shape[:-1], points)
+  numbers = jax.lax.GatherDimensionNumbers(
+    offset_dims=tuple(range(1, rank + 2)),
+    collapsed_slice_dims=(),
+    start_index_map=tuple(range(rank)),
+  )
+  cells = jax.lax.gather(
+    _padded(grid),
+    jnp.stack(low, axis=-1).reshape(-1, rank),
+    numbers,
+    (2,) * rank + (channels,),
+    mode='promise_in_bounds',
+  ).reshape(-1, 2**rank, channels)
+  corners = np.ndindex(*(2,) * rank)
+  weights = jnp.stack([_corner_weight(corner, fraction) for corner in corners], axis=-1)
+  weights = weights.reshape(-1, 2**rank)
+  result = jnp.einsum('nkc,nk->nc', cells, weights, precision=jax.lax.Precision.HIGHEST)
+  return result.reshape(*points.shape[:-1], channels).astype(grid.dtype)
+
+
+def _sample_forward(grid, points):
+  return _sample(grid, points), (grid, points)
+
+
+def _sample_backward(inputs, cotangent):
+  return jax.vjp(_sample_by_cells, *inputs)[1](cotangent)
+
+
+_sample.defvjp(_sample_forward, _sample_backward)
 
 
 def aligned_crop(image, head_pose, size):

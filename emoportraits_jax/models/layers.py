@@ -34,10 +34,10 @@ def uniform(bound):
 def spectral_norm(kernel, u, v):
   """kernel [*size, in, out] / sigma, sigma = u . (M v), u [out], v [*size, in].
 
-  u and v are constants for the gradient, which flows through both kernels in the quotient.
+  u and v must be constants for the gradient (as those of `power_iteration` are); it flows through
+  both kernels in the quotient. Arrays may be NumPy's.
   """
-  u, v = jax.lax.stop_gradient((u, v))
-  return kernel / jnp.sum(kernel * v[..., None] * u)
+  return kernel / (kernel * v[..., None] * u).sum()
 
 
 def power_iteration(kernel, u):
@@ -50,13 +50,13 @@ def power_iteration(kernel, u):
 
 
 def standardise(kernel):
-  """Mean 0 and (unbiased) deviation 1 over all but the last axis; no gain (architecture.md 3.2)."""
+  """Mean 0, (unbiased) deviation 1 over all but the last axis; no gain (architecture.md 3.2)."""
   axes = tuple(range(kernel.ndim - 1))
   kernel = kernel - kernel.mean(axis=axes)
   count = np.prod(kernel.shape[:-1])
   # The floor is far below any real kernel's and only keeps the gradient finite at 0.
-  squares = jnp.maximum(jnp.sum(kernel * kernel, axis=axes), 1e-30)
-  return kernel / (jnp.sqrt(squares / (count - 1)) + EPSILON)
+  squares = (kernel * kernel).sum(axis=axes).clip(1e-30)
+  return kernel / ((squares / (count - 1)) ** 0.5 + EPSILON)
 
 
 def fold(variables):

@@ -1,8 +1,6 @@
-"""The released checkpoint's names: which of its keys is which parameter of `avatar.Avatar`.
+"""The released checkpoint's names: which key is which of our parameters, and how it is turned.
 
-PyTorch lays channels out before depths or positions (channel = depths * c + d), this project after;
-layers that meet such a view have their channels reordered (SEAMS). Spectral vectors follow their
-kernels. Source: reference/architecture.md, 2 to 6.
+Source: reference/architecture.md, sections 2 and 6, whose order of layers this follows.
 """
 
 import math
@@ -11,72 +9,59 @@ import re
 import numpy as np
 from flax import traverse_util
 
-# The first parts of the keys that are known in full; whatever else is in the file is not needed.
+# First parts of the keys that belong to the generator, all of which are known.
 PREFIXES = (
-  ('local_encoder_nw', 'idt_embedder_nw', 'expression_embedder_nw', 'pose_unsqueeze_nw')
-  + ('warp_embed_head_orig_nw', 'xy_generator_nw', 'uv_generator_nw', 'volume_source_nw')
-  + ('volume_process_nw', 'decoder_nw')
+  'local_encoder_nw',
+  'idt_embedder_nw',
+  'expression_embedder_nw',
+  'pose_unsqueeze_nw',
+  'warp_embed_head_orig_nw',
+  'xy_generator_nw',
+  'uv_generator_nw',
+  'volume_source_nw',
+  'volume_process_nw',
+  'decoder_nw',
 )
-# Coordinates and ImageNet's statistics, which this project computes.
-IGNORED = (r'\.(mean|std|identity_grid|identity_grid_512|aligned_keypoints)$',)
+# Constants saved along (ImageNet's mean and deviation, coordinate grids), rebuilt here.
+IGNORED = (r'\.(mean|std)$', r'\.identity_grid(_512)?$', r'\.aligned_keypoints$')
 
-# Our layer (a pattern) -> theirs; the first that fits. `level` counts the U-Net's from the lowest.
-_LAYERS = (
-  (r'appearance_encoder/from_rgb', 'local_encoder_nw.from_rgb_{size}px'),
-  (r'appearance_encoder/down_(\d+)', 'local_encoder_nw.enc_{0}_block={halved}px'),
-  (r'appearance_encoder/norm', 'local_encoder_nw.finale_layers.0'),
-  (r'appearance_encoder/to_volume', 'local_encoder_nw.finale_layers.2'),
-  (r'source_volume/block_(\d+)', 'volume_source_nw.net.net.{0}'),
-  (r'identity_encoder/resnet', 'idt_embedder_nw.net'),
-  (r'expression_encoder/resnet', 'expression_embedder_nw.net_face.net'),
-  (r'expression_encoder/to_expression', 'expression_embedder_nw.net_face.pose_head'),
-  (r'warp_embedding/spread', 'pose_unsqueeze_nw'),
-  (r'warp_embedding/mix', 'warp_embed_head_orig_nw'),
-  (r'canonical_unet/constant', 'volume_process_nw.input_tensor'),
-  (r'canonical_unet/down_(\d+)', 'volume_process_nw.blocks_3d_down.{0}'),
-  (r'canonical_unet/skip_(\d+)', 'volume_process_nw.skip_blocks_3d_up.{level}'),
-  (r'canonical_unet/up_(\d+)', 'volume_process_nw.blocks_3d_up.{level}'),
-  (r'canonical_unet/norm', 'volume_process_nw.head.0'),
-  (r'canonical_unet/head', 'volume_process_nw.head.2'),
-  (r'decoder/from_volume', 'decoder_nw.res_decoder.0'),
-  (r'decoder/block_(\d+)', 'decoder_nw.res_decoder.{after}'),
-  (r'decoder/up_(\d+)_block_(\d+)', 'decoder_nw.img_decoder.dec_img_blocks.{painted}'),
-  (r'decoder/norm', 'decoder_nw.img_decoder.dec_img_head.0'),
-  (r'decoder/to_rgb', 'decoder_nw.img_decoder.dec_img_head.2'),
-  *(
-    (f'{ours}/{layer}', f'{theirs}.{name}')
-    for ours, theirs in (
-      ('to_canonical_warp', 'xy_generator_nw'),
-      ('from_canonical_warp', 'uv_generator_nw'),
-    )
-    for layer, name in (
-      ('start', 'first_conv'),
-      (r'up_(\d+)', 'blocks_3d.{0}'),
-      ('norm', 'pre_head.0'),
-      ('to_delta', 'head.0.0'),
-    )
-  ),
-)
-# Layers within residual blocks, and within the ResNets.
-_PARTS = {
+# Ours -> the checkpoint's.
+_RES_BLOCK = {
   'norm_1': 'block_feats.0',
   'conv_1': 'block_feats.2',
   'norm_2': 'block_feats.3',
   'conv_2': 'block.0',
   'skip': 'skip.0',
 }
-_RESNET_PARTS = {
+_RESNET = {
   'stem': 'conv1',
   'stem_norm': 'bn1',
   'head': 'fc',
+  **{f'conv_{i}': f'conv{i}' for i in (1, 2, 3)},
+  **{f'norm_{i}': f'bn{i}' for i in (1, 2, 3)},
   'skip': 'downsample.0',
   'skip_norm': 'downsample.1',
 }
+_TOP = {
+  'appearance_encoder': 'local_encoder_nw',
+  'source_volume': 'volume_source_nw.net.net',
+  'identity_encoder': 'idt_embedder_nw.net',
+  'expression_encoder': 'expression_embedder_nw.net_face.net',
+  'to_canonical_warp': 'xy_generator_nw',
+  'from_canonical_warp': 'uv_generator_nw',
+  'canonical_unet': 'volume_process_nw',
+  'decoder': 'decoder_nw',
+}
+_WHOLE = {  # Places that follow no pattern.
+  ('expression_encoder', 'to_expression'): 'expression_embedder_nw.net_face.pose_head',
+  ('warp_embedding', 'spread'): 'pose_unsqueeze_nw',
+  ('warp_embedding', 'mix'): 'warp_embed_head_orig_nw',
+}
 _LEAVES = {
-  'spectral_kernel': 'weight_orig',
-  'standardised_kernel': 'weight',
-  'kernel': 'weight',
   'scale': 'weight',
+  'kernel': 'weight',
+  'standardised_kernel': 'weight',
+  'spectral_kernel': 'weight_orig',
   'bias': 'bias',
   'u': 'weight_u',
   'v': 'weight_v',
@@ -84,154 +69,207 @@ _LEAVES = {
 
 
 def table(expected, fields):
-  """The names of every variable of a generator.
+  """Every key that the generator needs.
 
   Args:
-    expected: its variables, or their shapes.
-    fields: dict of `Avatar`'s fields; image_size, volume_depth, unet_channels and
-      decoder_blocks_per_size are used.
+    expected: the variables of models.avatar.Avatar, or their shapes.
+    fields: Avatar's fields.
 
   Returns:
-    dict key of the checkpoint -> (path in the variables, shape in the checkpoint, function that
-    turns an array of that shape into ours).
+    dict key -> (path in the variables, shape in the file, function from the file's array to ours).
   """
-  seams = {  # Layer -> which of its channels are laid out anew, and into how many parts each.
-    'appearance_encoder/to_volume': ('out', fields['volume_depth']),
-    'decoder/from_volume': ('in', fields['volume_depth']),
-    'to_canonical_warp/start': ('out', 4),
-    'from_canonical_warp/start': ('out', 4),
-    'warp_embedding/spread': ('out', 16),
-    'expression_encoder/to_expression': ('in', 16),
-  }
+  return _table(expected, lambda path: _name(path, fields), lambda path: _order(path, fields))
+
+
+def _table(expected, name, order):
   entries = {}
   for path, leaf in traverse_util.flatten_dict(expected).items():
-    layer = '/'.join(path[1:-1])
-    side, parts = seams.get(layer, (None, 1))
-    swap = {name: parts if side == name else 1 for name in ('in', 'out')}
-    shape, convert = _layout(path[-1], leaf.shape, swap['in'], swap['out'])
-    entries[_key(path, fields)] = (path, shape, convert)
+    entries[name(path)] = (path, *_form(path[-1], tuple(leaf.shape), *order(path)))
   return entries
 
 
-def _key(path, fields):
-  """('params', 'decoder', 'block_0', 'conv_2', 'spectral_kernel') -> the checkpoint's key."""
-  layer, leaf = '/'.join(path[1:-1]), path[-1]
+def _name(path, fields):
+  """('params', 'decoder', 'up_0_block_1', 'conv_1', 'kernel') -> the checkpoint's key."""
+  modules, leaf = path[1:-1], path[-1]
+  top, inner = modules[0], modules[1:]
+  if modules in _WHOLE:
+    return f'{_WHOLE[modules]}.{_LEAVES[leaf]}'
   if leaf == 'constant':
-    layer, leaf = f'{layer}/{leaf}', None
-  matches = ((re.match(f'{pattern}(?=/|$)', layer), name) for pattern, name in _LAYERS)
-  match, template = next(found for found in matches if found[0])
-  numbers = [int(number) for number in match.groups()]
-  first, *rest = numbers or [0]
-  name = template.format(
-    *numbers,
-    size=fields['image_size'],
-    halved=fields['image_size'] >> first,
-    level=len(fields['unet_channels']) - 1 - first,
-    after=first + 1,
-    painted=first * fields['decoder_blocks_per_size'] + sum(rest),
-  )
-  inner = layer[match.end() + 1 :]
+    return f'{_TOP[top]}.input_tensor'
   if leaf in ('channel_projection', 'position_projection'):
-    index = 2 * first + int(inner[-1]) - 1  # Norms in the order they appear in.
-    return f'{name.partition(".")[0]}.projector.{"uv"[leaf[0] == "p"]}.{index}'
-  if '/resnet' in layer:
-    inner = re.sub(r'stage_(\d+)_block_(\d+)', lambda m: f'layer{int(m[1]) + 1}.{m[2]}', inner)
-    inner = re.sub(r'(conv|norm)_(\d)$', lambda m: {'norm': 'bn'}.get(m[1], m[1]) + m[2], inner)
-    *block, part = inner.split('/')
-    inner = '.'.join((*block, _RESNET_PARTS.get(part, part)))
+    index = 2 * int(_number(inner[0])) + int(_number(inner[1])) - 1
+    return f'{_TOP[top]}.projector.{"u" if leaf == "channel_projection" else "v"}.{index}'
+  if inner[0] == 'resnet':
+    parts = [_resnet_part(part) for part in inner[1:]]
   else:
-    inner = _PARTS.get(inner, inner)
-  return '.'.join(filter(None, (name, inner, _LEAVES.get(leaf))))
+    parts = [_place(top, inner[0], fields), *(_RES_BLOCK[part] for part in inner[1:])]
+  return '.'.join((_TOP[top], *parts, _LEAVES[leaf]))
 
 
-def _layout(leaf, shape, parts_in, parts_out):
-  """-> the checkpoint's shape of one parameter, and the function from its array to ours."""
-  if leaf.endswith('kernel'):
-    *size, channels_in, channels_out = shape
-    theirs = (channels_out, channels_in, *size)
-    return theirs, lambda a: _regroup(
-      _regroup(np.moveaxis(a, (0, 1), (-1, -2)), -1, parts_out), -2, parts_in
-    )
-  if leaf == 'v':
-    *size, channels_in = shape
-    return (math.prod(shape),), lambda a: _regroup(
-      np.moveaxis(a.reshape(channels_in, *size), 0, -1), -1, parts_in
-    )
-  if leaf in ('u', 'bias'):
-    return shape, lambda a: _regroup(a, -1, parts_out)
-  if leaf == 'channel_projection':
+def _number(name):
+  return re.search(r'\d+', name).group()
+
+
+def _resnet_part(part):
+  if stage := re.fullmatch(r'stage_(\d+)_block_(\d+)', part):
+    return f'layer{int(stage[1]) + 1}.{stage[2]}'
+  return _RESNET[part]
+
+
+def _place(top, part, fields):
+  """The name of a module's own layer or block."""
+  numbers = [int(number) for number in re.findall(r'\d+', part)]
+  if top == 'appearance_encoder':
+    if part == 'from_rgb':
+      return f'from_rgb_{fields["image_size"]}px'
+    if numbers:
+      return f'enc_{numbers[0]}_block={fields["image_size"] >> numbers[0]}px'
+    return {'norm': 'finale_layers.0', 'to_volume': 'finale_layers.2'}[part]
+  if top == 'source_volume':
+    return str(numbers[0])
+  if top == 'canonical_unet':
+    if part.startswith('down'):
+      return f'blocks_3d_down.{numbers[0]}'
+    if numbers:  # Counted from the bottom there.
+      prefix = 'skip_blocks_3d_up' if part.startswith('skip') else 'blocks_3d_up'
+      return f'{prefix}.{len(fields["unet_channels"]) - 1 - numbers[0]}'
+    return {'norm': 'head.0', 'head': 'head.2'}[part]
+  if top == 'decoder':
+    if part.startswith('up'):
+      return (
+        f'img_decoder.dec_img_blocks.{numbers[0] * fields["decoder_blocks_per_size"] + numbers[1]}'
+      )
+    if numbers:
+      return f'res_decoder.{numbers[0] + 1}'
+    head = 'img_decoder.dec_img_head'
+    return {'from_volume': 'res_decoder.0', 'norm': f'{head}.0', 'to_rgb': f'{head}.2'}[part]
+  if numbers:  # A warp generator.
+    return f'blocks_3d.{numbers[0]}'
+  return {'start': 'first_conv', 'norm': 'pre_head.0', 'to_delta': 'head.0.0'}[part]
+
+
+def _order(path, fields):
+  """How many of its neighbouring input and output channels share a place: (inner in, inner out).
+
+  The release counts channels before places (channel * places + place); here places come first.
+  """
+  modules = path[1:-1]
+  if modules == ('appearance_encoder', 'to_volume'):
+    return 1, fields['volume_depth']
+  if modules == ('decoder', 'from_volume'):
+    return fields['volume_depth'], 1
+  if modules[-1] == 'start':
+    return 1, 4
+  if modules == ('warp_embedding', 'spread'):
+    return 1, 16
+  if modules == ('expression_encoder', 'to_expression'):
+    return 16, 1
+  return 1, 1
+
+
+def _form(leaf, shape, inner_in, inner_out):
+  """Of our `shape`: the shape in the file and the function from there to here."""
+  swap = lambda x, inner: np.swapaxes(x.reshape(-1, inner, *x.shape[1:]), 0, 1).reshape(x.shape)
+  if leaf.endswith('kernel'):  # [out, in, *size] -> [*size, in, out].
+
+    def kernel(weight):
+      weight = np.swapaxes(swap(np.swapaxes(swap(weight, inner_out), 0, 1), inner_in), 0, 1)
+      return np.moveaxis(weight, (0, 1), (-1, -2))
+
+    return (shape[-1], shape[-2], *shape[:-2]), kernel
+  if leaf == 'v':  # [in * size] -> [*size, in].
+
+    def right(v):
+      return np.moveaxis(swap(v.reshape(shape[-1], *shape[:-1]), inner_in), 0, -1)
+
+    return (math.prod(shape),), right
+  if leaf == 'constant':  # [1, C, D, h, w] -> [D, h, w, C].
+    return (1, shape[-1], *shape[:-1]), lambda x: np.moveaxis(x[0], 0, -1)
+  if leaf == 'channel_projection':  # [C, E] -> [E, C].
     return shape[::-1], np.transpose
-  if leaf == 'constant':
-    return (1, shape[-1], *shape[:-1]), lambda a: np.moveaxis(a[0], 0, -1)
-  return shape, np.asarray
+  return shape, lambda x: swap(x, inner_out) if inner_out > 1 else x
 
 
-def _regroup(array, axis, parts):
-  """Reorders channels of `axis` from [channel, part] to [part, channel]."""
-  if parts == 1:
-    return array
-  array = np.moveaxis(array, axis, -1)
-  shape = array.shape
-  array = np.swapaxes(array.reshape(*shape[:-1], -1, parts), -1, -2).reshape(shape)
-  return np.moveaxis(array, -1, axis)
+# --- Sizes --------------------------------------------------------------------------------------
 
 
 def read_fields(shapes):
-  """Reads `Avatar`'s fields off a checkpoint, as far as its keys and shapes tell them.
+  """Avatar's fields as far as a checkpoint's shapes tell them.
 
   Args:
-    shapes: dict key -> shape.
+    shapes: dict key -> shape in the file.
 
   Returns:
-    dict of fields. Not in a checkpoint, and left at the released values by their absence: the
-    identity encoder's image size, group counts, dropout, where the U-Net pools.
+    dict. The rest (the grid, resizing, pooling) has no trace there and is as released.
+
+  Raises:
+    KeyError: a key that tells a size is missing. ValueError: sizes contradict each other.
   """
-  count = lambda pattern: len({m[1] for m in (re.match(pattern, key) for key in shapes) if m})
-  channels = lambda key: shapes[key][0]
-  fields = {}
-  for key in shapes:
-    if match := re.fullmatch(r'local_encoder_nw\.from_rgb_(\d+)px\.weight_orig', key):
-      fields['image_size'] = int(match[1])
-      levels = count(r'local_encoder_nw\.enc_(\d+)_block=')
-      fields['appearance_channels'] = (
-        channels(key),
-        *(
-          channels(f'local_encoder_nw.enc_{i}_block={int(match[1]) >> i}px.block.0.weight_orig')
-          for i in range(levels)
-        ),
-      )
-  _, _, depth, size, _ = shapes['xy_generator_nw.identity_grid']
-  fields |= dict(volume_depth=depth, volume_size=size)
-  fields['source_blocks'] = count(r'volume_source_nw\.net\.net\.(\d+)\.')
-  fields['volume_channels'] = channels('volume_process_nw.head.0.weight')
-  for name, net in (
-    ('identity', 'idt_embedder_nw.net'),
-    ('expression', 'expression_embedder_nw.net_face.net'),
-  ):
-    fields[f'{name}_width'] = channels(f'{net}.conv1.weight_orig')
-    stages = (count(rf'{re.escape(net)}\.layer{stage}\.(\d+)\.') for stage in (1, 2, 3, 4))
-    fields[f'{name}_blocks'] = tuple(stages)
-  fields['identity_size'] = channels('idt_embedder_nw.net.fc.weight_orig')
-  fields['expression_size'] = channels('expression_embedder_nw.net_face.pose_head.weight_orig')
-  fields['expression_crop'] = math.isqrt(shapes['expression_embedder_nw.identity_grid'][1])
-  fields['warp_channels'] = (
-    channels('xy_generator_nw.first_conv.weight_orig') // 4,
-    *(
-      channels(f'xy_generator_nw.blocks_3d.{i}.block.0.weight_orig')
-      for i in range(count(r'xy_generator_nw\.blocks_3d\.(\d+)\.'))
+  count = lambda pattern: _count(shapes, pattern)
+  first = lambda key: shapes[key][0]
+  encoder, decoder = 'local_encoder_nw', 'decoder_nw'
+  image_size = _entry_size(shapes, encoder)
+  downs = count(rf'{encoder}\.enc_(\d+)_block')
+  blocks = [f'{encoder}.enc_{i}_block={image_size >> i}px' for i in range(downs)]
+  volume_channels = first('volume_process_nw.head.2.weight_orig')
+  ups = count(rf'{decoder}\.img_decoder\.dec_img_blocks\.(\d+)\.')
+  per_size = ups // downs
+  up = f'{decoder}.img_decoder.dec_img_blocks'
+  levels = count(r'volume_process_nw\.blocks_3d_down\.(\d+)\.')
+  steps = count(r'xy_generator_nw\.blocks_3d\.(\d+)\.')
+  face = 'expression_embedder_nw.net_face'
+  fields = dict(
+    image_size=image_size,
+    volume_depth=first(f'{encoder}.finale_layers.2.weight') // volume_channels,
+    volume_size=image_size >> downs,
+    volume_channels=volume_channels,
+    appearance_channels=(
+      first(f'{encoder}.from_rgb_{image_size}px.weight_orig'),
+      *(first(f'{block}.block.0.weight_orig') for block in blocks),
     ),
+    source_blocks=count(r'volume_source_nw\.net\.net\.(\d+)\.'),
+    identity_size=first('idt_embedder_nw.net.fc.weight_orig'),
+    identity_width=first('idt_embedder_nw.net.conv1.weight_orig'),
+    identity_blocks=_resnet_blocks(shapes, 'idt_embedder_nw.net'),
+    expression_size=first(f'{face}.pose_head.weight_orig'),
+    expression_width=first(f'{face}.net.conv1.weight_orig'),
+    expression_blocks=_resnet_blocks(shapes, f'{face}.net'),
+    warp_channels=(
+      first('xy_generator_nw.first_conv.weight_orig') // 4,
+      *(first(f'xy_generator_nw.blocks_3d.{i}.block.0.weight_orig') for i in range(steps)),
+    ),
+    warp_upsampling=((2, 2, 2),) * (steps - 1) + ((1, 2, 2),),
+    unet_channels=tuple(
+      first(f'volume_process_nw.blocks_3d_down.{i}.block.0.weight_orig') for i in range(levels)
+    ),
+    unet_pooling=((1, 2, 2),) + ((2, 2, 2),) * (levels - 2),
+    decoder_features=first(f'{decoder}.res_decoder.0.weight_orig'),
+    decoder_blocks=count(rf'{decoder}\.res_decoder\.(\d+)\.') - 1,
+    decoder_channels=tuple(first(f'{up}.{i * per_size}.block.0.weight_orig') for i in range(downs)),
+    decoder_blocks_per_size=per_size,
   )
-  fields['unet_channels'] = tuple(
-    channels(f'volume_process_nw.blocks_3d_down.{i}.block.0.weight_orig')
-    for i in range(count(r'volume_process_nw\.blocks_3d_down\.(\d+)\.'))
-  )
-  fields['decoder_features'] = channels('decoder_nw.res_decoder.0.weight_orig')
-  fields['decoder_blocks'] = count(r'decoder_nw\.res_decoder\.(\d+)\.') - 1
-  painted = [
-    channels(f'decoder_nw.img_decoder.dec_img_blocks.{i}.block.0.weight_orig')
-    for i in range(count(r'decoder_nw\.img_decoder\.dec_img_blocks\.(\d+)\.'))
-  ]
-  levels = round(math.log2(fields['image_size'] / size))
-  fields['decoder_blocks_per_size'] = len(painted) // levels
-  fields['decoder_channels'] = tuple(painted[:: fields['decoder_blocks_per_size']])
+  grid = shapes.get('expression_embedder_nw.identity_grid')
+  if grid and len(grid) == 3:
+    fields['expression_crop'] = math.isqrt(grid[1])
   return fields
+
+
+def _count(shapes, pattern):
+  """How many blocks are numbered by the group of `pattern`; ValueError when one is missing."""
+  found = {int(match[1]) for match in (re.match(pattern, key) for key in shapes) if match}
+  if found != set(range(len(found))):
+    raise ValueError(f'The numbers of {pattern} have gaps.')
+  return len(found)
+
+
+def _entry_size(shapes, encoder):
+  pattern = re.compile(rf'{encoder}\.from_rgb_(\d+)px\.weight_orig')
+  sizes = [int(match[1]) for match in map(pattern.fullmatch, shapes) if match]
+  if not sizes:
+    raise KeyError(f'{encoder}.from_rgb_512px.weight_orig')
+  return sizes[0]
+
+
+def _resnet_blocks(shapes, prefix):
+  counts = (_count(shapes, rf'{re.escape(prefix)}\.layer{stage}\.(\d+)\.') for stage in range(1, 5))
+  return tuple(counts)
