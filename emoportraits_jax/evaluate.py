@@ -199,15 +199,19 @@ def probes(z, frames):
   people = frames.person[~train]
   share = lambda k: metrics.ratio(above[:, k], below[:, k], people).map(lambda x: 1 - x)
   names = synthetic_heads.EXPRESSION_NAMES
-  by_name = {name: share(k).value for k, name in enumerate(names)}
-  count = len(names)
+  spread = below[:, : len(names)].sum(0)
+  # In a small benchmark some coefficients are never moved.
+  moved = {name: k for k, name in enumerate(names) if spread[k] > 1e-6}
+  by_name = {name: share(k).value for name, k in moved.items()}
   # The mean of the coefficients' R2: each one weighs the same, however much it varies.
-  scaled = above[:, :count] / np.maximum(below[:, :count].sum(0), 1e-12)
-  mean = metrics.ratio(scaled.mean(1) * len(scaled), np.ones(len(scaled)), people)
-  by_group = {
-    group: float(np.mean([by_name[n] for n in names if head_benchmark.group_of(n) == group]))
+  places = list(moved.values())
+  scaled = (above[:, places] / spread[places]).mean(1) * len(above)
+  mean = metrics.ratio(scaled, np.ones(len(scaled)), people)
+  members = {
+    group: [by_name[name] for name in moved if head_benchmark.group_of(name) == group]
     for group in head_benchmark.GROUPS
   }
+  by_group = {group: float(np.mean(values)) for group, values in members.items() if values}
   # Identity is read on other frames of the same people.
   place = np.arange(len(z)) % head_benchmark.PROBE_FRAMES
   seen = place < head_benchmark.PROBE_FRAMES // 2
@@ -220,7 +224,8 @@ def probes(z, frames):
     'expression_r2_by_group': by_group,
     'expression_r2_by_coefficient': by_name,
     'pose_r2': {
-      name: dataclasses.asdict(share(count + k)) for k, name in enumerate(('roll', 'yaw', 'pitch'))
+      name: dataclasses.asdict(share(len(names) + k))
+      for k, name in enumerate(('roll', 'yaw', 'pitch'))
     },
     'identity_accuracy': dataclasses.asdict(accuracy),
     'identity_chance': chance,

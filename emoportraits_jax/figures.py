@@ -85,6 +85,19 @@ def curves(log, path, names):
   _save(figure, path)
 
 
+def write(result, model, benchmark, folder):
+  """evaluation.json and .md, sheet.png, grid.png, latent.png into `folder`."""
+  (folder / 'evaluation.json').write_text(json.dumps(result, indent=1) + '\n')
+  (folder / 'evaluation.md').write_text(table(result))
+  pictures = {
+    'sheet': reenactment_sheet(model, benchmark.cross_pairs),
+    'grid': disentanglement_grid(model, benchmark.cross_pairs),
+  }
+  for name, picture in pictures.items():
+    cv2.imwrite(str(folder / f'{name}.png'), picture[..., ::-1])
+  latent_plot(result['latent'], folder / 'latent.png')
+
+
 def table(result):
   """The figures that matter, as a Markdown table."""
   value = lambda figure: f'{figure["value"]:.3f} ({figure["low"]:.3f} to {figure["high"]:.3f})'
@@ -96,6 +109,9 @@ def table(result):
     lines.append(f'| expression response, {group} | {value(figure)} |')
   probes = result['probes']
   lines.append(f'| expression R2 from z | {value(probes["expression_r2"])} |')
+  if 'canonical_difference' in result:
+    for who, difference in result['canonical_difference'].items():
+      lines.append(f'| canonical volume difference, {who.replace("_", " ")} | {difference:.3f} |')
   for name, figure in probes['pose_r2'].items():
     lines.append(f'| {name} R2 from z | {value(figure)} |')
   lines.append(f'| identity accuracy from z | {value(probes["identity_accuracy"])} |')
