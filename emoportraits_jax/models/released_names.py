@@ -273,3 +273,20 @@ def _entry_size(shapes, encoder):
 def _resnet_blocks(shapes, prefix):
   counts = (_count(shapes, rf'{re.escape(prefix)}\.layer{stage}\.(\d+)\.') for stage in range(1, 5))
   return tuple(counts)
+
+
+# --- The discriminator, in the same file ------------------------------------------------------
+
+
+def discriminator_table(expected, image_size):
+  """The table, as `table`, of models.discriminator.Discriminator."""
+
+  def name(path):
+    _, scale, layer, leaf = path
+    network = f'discriminator_ds.net_{image_size >> int(_number(scale)):04d}'
+    if layer == 'to_scores':
+      return f'{network}.to_scores.{_LEAVES[leaf]}'
+    index = 0 if layer.startswith('conv') else 1
+    return f'{network}.blocks.{_number(layer)}.main.{index}.{_LEAVES[leaf]}'
+
+  return _table(expected, name, lambda path: (1, 1))
