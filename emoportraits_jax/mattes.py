@@ -1,12 +1,15 @@
 """Which pixels belong to the head: the best matte there is, and what it is called."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from emoportraits_jax import frozen
+from emoportraits_jax.errors import InputError
 from emoportraits_jax.frozen import face_features, face_parsing, matting
 
 
@@ -39,7 +42,7 @@ def _first(model, names):
     variables = _variables(model, name)
     if variables is not None:
       title, function = _WAYS[name]
-      return Matte(title, False, variables, function)
+      return Matte(title, False, jax.tree.map(jnp.asarray, variables), function)
   return Matte('a soft ellipse, a guess', True, {}, ellipse)
 
 
@@ -47,6 +50,9 @@ def _variables(model, name):
   """Weights the model brings, else those the user has downloaded, else None."""
   if name in model.parts:
     return model.parts[name]
+  if name == 'face_features':
+    with contextlib.suppress(InputError):  # Not shipped (yet).
+      return face_features.load()[1]
   if name in frozen.NETWORKS and any(
     (folder / frozen.published(name).file).is_file() for folder in frozen.folders()
   ):
