@@ -36,15 +36,15 @@ def convert(files, out, *, report=print):
   out = pathlib.Path(out)
   check_out(out)
   report(f'{"module":<44} {"parameters":>13} {"keys":>6}')
-  params, provenance = {}, {}
+  parts, provenance = {}, {}
   config = ml_collections.ConfigDict()
   for part, path in files.items():
     digest = frozen.sha256(path)
     if part == 'generator':
-      fields, params[part], used = convert_generator(path)
+      fields, parts[part], used = convert_generator(path)
       config.model = fields
     else:
-      params[part], used = frozen.convert(part, path)
+      parts[part], used = frozen.convert(part, path)
     for line in used.lines(part):
       report(line)
     provenance[part] = dict(file=pathlib.Path(path).name, sha256=digest)
@@ -52,7 +52,7 @@ def convert(files, out, *, report=print):
       same = digest.startswith(expected)
       provenance[part]['as_published'] = same
       report(f'{part} file: {"as published" if same else "NOT the published one, by its SHA-256"}')
-  model = pretrained.Model(config, params, dict(converted=provenance))
+  model = pretrained.Model(config, parts, dict(converted=provenance))
   model.save(out)
   return model
 
@@ -69,12 +69,8 @@ def convert_generator(path):
   """-> dict of Avatar's fields read off the checkpoint, variables, weights.Report."""
   arrays = checkpoint_io.read_torch(path)
   fields = _fields(path, {key: array.shape for key, array in arrays.items()})
-  module = avatar.Avatar(**fields)
-  size = fields['image_size']
-  image, head_pose = jnp.zeros((1, size, size, 3)), jnp.eye(4)[None]
-  init = lambda: module.init(jax.random.key(0), image, head_pose, image, head_pose)
   try:
-    expected = jax.eval_shape(init)
+    expected = expected_variables(fields)
   except (TypeError, ValueError) as error:
     raise InputError(f'{path}: the sizes of its layers do not fit each other.') from error
   table = {
@@ -90,10 +86,20 @@ def convert_generator(path):
   return fields, variables, report
 
 
+def expected_variables(fields):
+  """The shapes of the variables of an Avatar of these fields."""
+  size = fields['image_size']
+  image, head_pose = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32), jnp.eye(4)[None]
+  init = avatar.Avatar(**fields).init
+  return jax.eval_shape(init, jax.random.key(0), image, head_pose, image, head_pose)
+
+
 def _fields(path, shapes):
   """All of Avatar's fields: as the checkpoint says, else as released."""
   try:
     fields = released_names.read_fields(shapes)
+    if fields['image_size'] >> len(fields['appearance_channels']) - 1 != fields['volume_size']:
+      raise ValueError('the appearance encoder does not end at the volume')
   except KeyError as error:
     raise InputError(
       f'{path} lacks the key {error.args[0]}; is it the generator (NNN_model.pth)?'
