@@ -18,8 +18,9 @@ from data_pipelines.synthetic_heads import mesh, palette, pose, rasterise, shadi
 
 SHOULDER_SHARE = 0.30  # How much of the head's rotation the shoulders follow.
 
-# Template -> canonical space: brows at y = -0.31, chin at 0.52, ears at x = +-0.5.
-HEAD_SCALE, HEAD_PLACE = np.float32(1.12), np.float32([0.0, -0.05, 0.0])
+# Template -> canonical space: brows at y = -0.31, chin at 0.52, ears at x = +-0.5, eyes at z = 0.
+HEAD_SCALE = np.float32(1.12)
+HEAD_PLACE = (pose.CENTRE + [0.0, -0.05, 0.0]).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,10 @@ class Camera:
   distance: float = 7.0
 
 
+# What a head turns about, in canonical space. The features of the face lie near z = 0, because the
+# aligned crop (architecture.md 7.4) drops z: what lies elsewhere slides when a head turns.
+CENTRE = np.array([0.0, 0.0, 0.45])
+
 CAMERAS = {'C': Camera(), 'L': Camera(yaw=-28.0), 'R': Camera(yaw=28.0)}
 
 
@@ -76,13 +80,13 @@ def rotation(yaw, pitch, roll):
 def head_pose(yaw=0.0, pitch=0.0, roll=0.0, translation=(0.0, 0.0, 0.0), scale=1.0):
   """theta float32 [4,4] of a head that is turned (degrees), moved and scaled.
 
-  p_image = scale * R @ p_canonical + translation; theta, its inverse, is S R T of architecture.md
-  7.1.
+  p_image = scale * R @ (p_canonical - CENTRE) + translation; theta, its inverse, is S R T of
+  architecture.md 7.1.
   """
   turn = rotation(yaw, pitch, roll).T / scale
   theta = np.eye(4)
   theta[:3, :3] = turn
-  theta[:3, 3] = -(turn * np.asarray(translation)).sum(-1)
+  theta[:3, 3] = CENTRE - (turn * np.asarray(translation)).sum(-1)
   return theta.astype(np.float32)
 
 
@@ -122,7 +126,7 @@ def perspective(points, to_image, camera):
   if not np.isfinite(distance):
     return points
   # The optical axis passes through the head: a head off the centre is not seen from the side.
-  axis = to_image[:2, 3]
+  axis = apply(to_image, CENTRE[None].astype(np.float32))[0, :2]
   factor = distance / (distance + points[:, 2] + np.float32(0.25))
   result = points.copy()
   result[:, :2] = axis + (points[:, :2] - axis) * factor[:, None]
@@ -141,6 +145,6 @@ def shoulder_pose(theta, share):
   result = np.eye(4)
   result[:3, :3] = (np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * product(k, k)) * scale
   # Head and shoulders agree at the base of the neck.
-  neck = np.array([[0, 0.5, 0.08]])
+  neck = CENTRE + [[0, 0.5, 0.08]]
   result[:3, 3] = (apply(to_image, neck) - apply(result, neck))[0]
   return np.round(result * 2.0**22) / 2.0**22
