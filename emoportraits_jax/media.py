@@ -92,6 +92,8 @@ def read_cutout(path, *, limits=LIMITS):
       return _to_rgb(ImageOps.exif_transpose(picture))
   except InputError:
     raise
+  except Image.DecompressionBombError as error:
+    raise InputError(f'{path} has far too many pixels: shrink it first.') from error
   except Image.UnidentifiedImageError as error:
     names = ', '.join(PICTURE_FORMATS)
     raise InputError(f'{path} is not a picture in a known format ({names}).') from error
@@ -203,6 +205,7 @@ class Video:
   height: int  # Upright, with square pixels.
   width: int
   rate: fractions.Fraction  # Frames per second of `frames()`.
+  own_rate: fractions.Fraction  # Of the file, on average.
   seconds: float  # Estimated from the header, of the part between start and end.
   has_sound: bool
   start: float  # Seconds from the first frame.
@@ -218,9 +221,10 @@ class Video:
   def frames(self):
     """Yields [height, width, 3] uint8: the picture shown at each tick of `rate`."""
     tick = float(1 / self.rate)
+    early = float(min(1 / self.rate, 1 / self.own_rate)) / 2  # Time stamps are rounded.
     shown, count = None, 0
     for time, duration, frame in self._timed():
-      while shown is not None and self.start + (count + 0.5) * tick < time:
+      while shown is not None and self.start + count * tick + early < time:
         yield shown
         count += 1
         self._check(count)
@@ -305,6 +309,7 @@ def open_video(path, *, start=0.0, end=None, rate=None, limits=LIMITS):
       height=upright.shape[0],
       width=upright.shape[1],
       rate=fractions.Fraction(rate).limit_denominator(1001) if rate else _rate(stream),
+      own_rate=_rate(stream),
       seconds=max(0.0, stop - start),
       has_sound=bool(container.streams.audio),
       start=start,
