@@ -1,8 +1,8 @@
 """What is known of cropped faces: landmarks, head pose, matte, regions, by networks or by rule.
 
-`label` asks, for each of them, the published networks whose files the user has (frozen.load), then
-our own small network (frozen.face_features), then a rule; `networks` chooses: 'auto' all of these,
-'own' our own and rules, 'none' rules alone. JAX is imported only where a network is asked.
+`networks` says who is asked first: 'auto' the published networks whose files the user has
+(frozen.load), 'own' our own small one (frozen.face_features: it has seen synthetic heads only),
+'none' nobody. Rules say the rest. JAX is imported only where a network is asked.
 """
 
 import functools
@@ -22,11 +22,7 @@ def label(crops, centre, side, networks):
   Returns the fields landmarks, head_pose, mattes, regions of records.Window, and `approximate`:
   the names of those that are a rule's.
   """
-  known = _published(crops) if networks == 'auto' else {}
-  own = {}
-  if networks != 'none' and {'head_pose', 'landmarks', 'mattes', 'regions'} - known.keys():
-    own = _own(crops)
-  known = own | known
+  known = {'auto': _published, 'own': _own, 'none': lambda _: {}}[networks](crops)
   ruled = {}
   if 'head_pose' not in known:
     ruled['head_pose'] = head_pose_of_box(centre, side)
@@ -195,14 +191,9 @@ def _published(crops):
 def _own(crops):
   from emoportraits_jax.frozen import face_features
 
-  function = _own_function(face_features)
-  if function is None:
-    return {}
-  seen = _batches(function, crops)
+  seen = _batches(_own_function(), crops)
   size = crops.shape[1]
-  labels = np.stack(
-    [cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in seen['regions']]
-  )
+  labels = np.stack([cv2.resize(one, (size, size)) for one in seen['regions']])
   odds = np.exp(labels - labels.max(-1, keepdims=True))
   person = 1 - odds[..., face_features.BACKGROUND] / odds.sum(-1)
   labels = labels.argmax(-1).astype(np.uint8)
@@ -217,15 +208,12 @@ def _own(crops):
 
 
 @functools.cache
-def _own_function(face_features):
+def _own_function():
   import jax
 
-  from emoportraits_jax.errors import InputError
+  from emoportraits_jax.frozen import face_features
 
-  try:
-    network, variables = face_features.load()
-  except (InputError, AttributeError):
-    return None
+  network, variables = face_features.load()
   keep = ('head_pose', 'landmarks', 'regions')
   return jax.jit(lambda x: {k: v for k, v in network.apply(variables, x).items() if k in keep})
 

@@ -33,7 +33,7 @@ class RecordPairs:
     self.min_distance = min_distance
     self.image_size = self.records.manifest.image_size
     self.identities = len(self.records.manifest.identities)
-    self._order = _expression_order(self.records.manifest)
+    self._order = expression_order(self.records.manifest)
     index = self.records.index
     self._rows = np.lexsort((index['start'], index['clip']))
     self._ends = np.flatnonzero(np.diff(index['clip'][self._rows], append=-1)) + 1
@@ -159,7 +159,7 @@ def _two_frames(count, min_distance, rng):
   return source, pick if pick < before else source + apart + pick - before
 
 
-def _expression_order(manifest):
+def expression_order(manifest):
   """Where this program's coefficients lie in records that may be older or fewer-named."""
   if not manifest.expression_names:
     return slice(None)

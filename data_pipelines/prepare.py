@@ -13,6 +13,7 @@ import collections
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import shutil
 import sys
@@ -21,7 +22,7 @@ import threading
 import numpy as np
 import tqdm
 
-from data_pipelines import clip_lists, records, shards, synthetic_clips, synthetic_heads
+from data_pipelines import clip_lists, records, shards, streams, synthetic_clips, synthetic_heads
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.files import atomic_path
 
@@ -95,21 +96,26 @@ def _run_beam(jobs, processes, runner, beam_options):
     else {
       'direct_num_workers': processes,
       'direct_running_mode': 'multi_processing' if processes > 1 else 'in_memory',
+      'default_sdk_harness_log_level': 'WARNING',
     }
   )
+  master = None if runner else os.getpid()  # Other runners look after their workers.
   options = PipelineOptions(list(beam_options), runner=runner or LOCAL_RUNNER, **local)
   with beam.Pipeline(options=options) as pipeline:
     # The shuffle spreads jobs over workers; without it one worker would get them all.
     _ = (
       pipeline
-      | 'Jobs' >> beam.Create([json.dumps(job) for job in jobs])
+      | 'Jobs' >> beam.Create([json.dumps((master, job)) for job in jobs])
       | 'Spread' >> beam.Reshuffle()
       | 'Write shards' >> beam.Map(_run_job)
     )
 
 
 def _run_job(job):
-  write_shard(*json.loads(job))
+  master, arguments = json.loads(job)
+  if master not in (None, os.getpid()):
+    streams.end_with(master)  # Beam's local workers would work on without it.
+  write_shard(*arguments)
 
 
 def write_shard(job, settings, folder):
@@ -194,6 +200,7 @@ def _row(clip, window):
     'task': tasks.index(window.meta['task']) if window.meta.get('task') in tasks else -1,
     'frames': len(window.frames),
     'start': int(window.frame_index[0]),
+    'audio': 0 if window.audio is None else len(window.audio),
   }
 
 

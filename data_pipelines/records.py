@@ -160,14 +160,17 @@ class EncodedWindow:
     except ValueError as error:
       raise RecordError(f'array {name} does not fit its record') from error
 
-  def image(self, name, index):
-    """Frame `index` of `name`: uint8 [S, S, 3], or [S, S] for single-channel images."""
-    entry = self._images[name]
-    codec, channels = IMAGES[name]
-    start, stop = entry['offsets'][index : index + 2]
+  def encoded(self, name, index):
+    """The file bytes of frame `index` of `name`, as a uint8 array."""
+    start, stop = self._images[name]['offsets'][index : index + 2]
     if not 0 <= start < stop <= len(self._payload):
       raise RecordError(f'{name} {index} lies outside its record')
-    data = np.frombuffer(self._payload, np.uint8, stop - start, start)
+    return np.frombuffer(self._payload, np.uint8, stop - start, start)
+
+  def image(self, name, index):
+    """Frame `index` of `name`: uint8 [S, S, 3], or [S, S] for single-channel images."""
+    codec, channels = IMAGES[name]
+    data = self.encoded(name, index)
     if _declared_size(data, codec) != (self.size, self.size):
       raise RecordError(f'{name} {index} is not a {codec} of {self.size} x {self.size}')
     mode = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE

@@ -35,6 +35,7 @@ COLUMNS = {
   'task': np.int8,
   'frames': np.int32,
   'start': np.int32,  # The first frame's number in its clip.
+  'audio': np.int32,  # Samples.
 }
 
 

@@ -20,19 +20,13 @@ Keys of a batch of B rows; S pixels a side, K expression coefficients; uint8 unl
   identity, emotion                          int32 [B]; emotion -1 is unknown
 """
 
-import os
 import sys
-import threading
-import time
-import weakref
 
 import cv2
 import grain
 import numpy as np
-from absl import flags
 
-from data_pipelines import augment, pair_sources, synthetic_heads
-from data_pipelines.records import RecordError
+from data_pipelines import augment, pair_sources, streams, synthetic_heads
 from emoportraits_jax.errors import InputError
 
 # The keys of config.data and what they are where a config is silent.
@@ -52,8 +46,6 @@ DEFAULTS = dict(
   background='keep',  # 'green', 'black': composited outside the matte.
   bad_record_share=0.001,  # More than this stops the run.
 )
-_ATTEMPTS = 8  # Records drawn in place of a damaged one.
-_MEASURED_AFTER = 1000  # Rows: before, one bad record is no share to judge by.
 _GREEN = np.uint8([0, 255, 0])
 
 
@@ -71,8 +63,10 @@ def batches(data, batch_size, seed, *, workers=0, host=0, hosts=1):
       f'use a multiple of {2 * hosts}.'
     )
   rows = _rows(options, seed, groups)
-  stream = rows.batch(2, batch_fn=_stack)[host::hosts].batch(groups // hosts, batch_fn=_concat)
-  return PairBatches(stream, workers, options['bad_record_share'])
+  stream = rows.batch(2, batch_fn=streams.stack)[host::hosts].batch(
+    groups // hosts, batch_fn=streams.concatenate
+  )
+  return streams.Batches(stream, workers, options['bad_record_share'])
 
 
 def _options(data):
@@ -111,7 +105,7 @@ def _rows(options, seed, groups):
   rows, first_identity = [], 0
   for number, pairs in enumerate(opened):
     draw = DrawPair(pairs, options, size, number, first_identity)
-    clips = grain.MapDataset.source(ShuffledEpochs(len(pairs), seed + number))
+    clips = grain.MapDataset.source(streams.ShuffledEpochs(len(pairs), seed + number))
     rows.append(clips.seed(seed + number).random_map(draw))
     first_identity += pairs.identities
   if len(rows) == 1:
@@ -119,28 +113,6 @@ def _rows(options, seed, groups):
   return grain.MapDataset.select_from_datasets(
     rows, _Mixture(options['second_share'], groups if options['mixing'] == 'steps' else 1)
   )
-
-
-class ShuffledEpochs:
-  """Endless: every number below `count` once in each epoch, each time in another order.
-
-  Grain's own shuffle takes milliseconds for a number where there are few.
-  """
-
-  def __init__(self, count, seed):
-    self._count, self._seed, self._orders = count, seed, {}
-
-  def __len__(self):
-    return sys.maxsize // 4
-
-  def __getitem__(self, index):
-    epoch, place = divmod(int(index), self._count)
-    if epoch not in self._orders:
-      order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
-      # A batch may span two epochs.
-      self._orders = {old: self._orders[old] for old in self._orders if old == epoch - 1}
-      self._orders[epoch] = order
-    return int(self._orders[epoch][place])
 
 
 class _Mixture(grain.transforms.DatasetSelectionMap):
@@ -173,19 +145,9 @@ class DrawPair(grain.transforms.RandomMap):
     self._mirror_order = augment.mirror_expression_order(synthetic_heads.EXPRESSION_NAMES)
 
   def random_map(self, clip, rng):
-    faults = []
-    for _ in range(_ATTEMPTS):
-      try:
-        pair = self._pairs.pair(int(clip), rng, other=self._options['motion_view'] == 'other')
-        break
-      except RecordError as error:
-        faults.append(str(error))
-        clip = rng.integers(len(self._pairs))
-    else:
-      raise InputError(
-        f'{_ATTEMPTS} records in a row cannot be read, the last was {faults[-1]}: '
-        'check the data with `emoportraits data verify`.'
-      )
+    other = self._options['motion_view'] == 'other'
+    read = lambda number: self._pairs.pair(number, rng, other=other)
+    pair, faults = streams.draw(read, clip, len(self._pairs), rng)
     row = self._row(pair, rng)
     row['dataset'] = np.int32(self._dataset)
     row['identity'] = np.int32(self._first_identity + pair.identity)
@@ -246,106 +208,3 @@ def _composited(view, background):
   alpha = view['mask'][..., None].astype(np.float32) / 255
   behind = _GREEN if background == 'green' else np.uint8(0)
   return np.rint(image * alpha + behind * (1 - alpha)).astype(np.uint8)
-
-
-def _stack(rows):
-  faults = sum((row.pop('faults') for row in rows), [])
-  return {key: np.stack([row[key] for row in rows]) for key in rows[0]} | {'faults': faults}
-
-
-def _concat(groups):
-  faults = sum((group.pop('faults') for group in groups), [])
-  return {key: np.concatenate([g[key] for g in groups]) for key in groups[0]} | {'faults': faults}
-
-
-class PairBatches(grain.IterDataset):
-  """The batches of `stream` (a MapDataset), read by `workers` processes; 0 reads in this one."""
-
-  def __init__(self, stream, workers, bad_record_share):
-    super().__init__()
-    self.stream, self.workers, self.bad_record_share = stream, workers, bad_record_share
-
-  def __iter__(self):
-    return PairIterator(self)
-
-
-class PairIterator(grain.DatasetIterator):
-  """Counts batches: its state is the number of the next one. Reports and limits bad records."""
-
-  def __init__(self, dataset):
-    super().__init__()
-    self._dataset, self._next, self._running = dataset, 0, []
-    self.rows, self.faults = 0, 0
-    # Also at the interpreter's end, while what the workers share can still be returned.
-    weakref.finalize(self, _stop, self._running)
-
-  def __next__(self):
-    if not self._running:
-      self._running.append(iter(self._prefetched()))
-    batch = next(self._running[0])
-    self._next += 1
-    self._count(batch.pop('faults'), len(batch['dataset']))
-    if not self._dataset.workers:
-      return batch
-    # Copied out of shared memory, which would otherwise outlive the workers that made it.
-    return {key: np.array(value) for key, value in batch.items()}
-
-  def get_state(self):
-    return {'next_batch': self._next}
-
-  def set_state(self, state):
-    self.close()
-    self._closed = False
-    self._next = int(state['next_batch'])
-
-  def close(self):
-    """Stops the workers."""
-    while self._running:
-      self._running.pop().close()
-    self._closed = True
-
-  def _prefetched(self):
-    workers = self._dataset.workers
-    # One thread and a short queue in each process: memory stays bounded, processes are the
-    # parallelism; without workers nothing runs ahead.
-    threads = grain.ReadOptions(num_threads=min(workers, 1), prefetch_buffer_size=min(workers, 1))
-    batches = self._dataset.stream[self._next :].to_iter_dataset(threads)
-    if not workers:
-      return batches
-    if not flags.FLAGS.is_parsed():  # Grain reads a flag of absl's, also where nobody uses absl.
-      flags.FLAGS.mark_as_parsed()
-    return batches.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-      worker_init_fn=_start_worker,
-    )
-
-  def _count(self, faults, rows):
-    self.rows += rows
-    self.faults += len(faults)
-    for fault in faults:
-      print(f'bad record skipped: {fault}', file=sys.stderr)
-    share = self._dataset.bad_record_share
-    if self.faults > share * max(self.rows, _MEASURED_AFTER):
-      raise InputError(
-        f'{self.faults} of {self.rows} records read were damaged, over {share:.2%}, the last was '
-        f'{faults[-1] if faults else "earlier"}: check the data with `emoportraits data verify`.'
-      )
-
-
-def _stop(running):
-  while running:
-    running.pop().close()
-
-
-def _start_worker(index, count):
-  del index, count
-  os.environ['JAX_PLATFORMS'] = 'cpu'  # Grain imports JAX: it must not look at accelerators.
-  cv2.setNumThreads(0)
-  threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_parent(parent):
-  """Ends this process when its parent is gone, even by SIGKILL: no orphans."""
-  while os.getppid() == parent:
-    time.sleep(1)
-  os._exit(1)

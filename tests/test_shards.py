@@ -9,10 +9,8 @@ from emoportraits_jax.errors import InputError
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('data') / 'tiny'
-  data_sets.build(folder)
-  return folder
+def folder():
+  return data_sets.tiny()
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def _flip(path, needle):
 def test_index_and_records_agree_and_splits_share_no_identity(folder):
   manifest = shards.Manifest.load(folder)
   names = [name for split in manifest.splits.values() for name in split]
-  assert len(names) == len(set(names)) == 6
+  assert len(names) == len(set(names)) == 8
   total = 0
   for split in shards.SPLITS:
     dataset = shards.Records(folder, split)
@@ -38,7 +36,7 @@ def test_index_and_records_agree_and_splits_share_no_identity(folder):
       assert dataset[i].meta['identity'] in manifest.splits[split]
       assert len(dataset[i]) == dataset.index['frames'][i]
       total += len(dataset[i])
-  assert total == manifest.counts['frames'] == 6 * data_sets.FRAMES
+  assert total == manifest.counts['frames'] == 8 * data_sets.FRAMES
   assert not list(shards.verify(folder))
 
 

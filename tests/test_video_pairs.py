@@ -15,10 +15,8 @@ from emoportraits_jax.errors import InputError
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('pairs') / 'tiny'
-  data_sets.build(folder, identities={'train': 6, 'validation': 1, 'test': 1})
-  return folder
+def folder():
+  return data_sets.tiny()
 
 
 @pytest.fixture(scope='module')

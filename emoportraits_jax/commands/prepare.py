@@ -1,6 +1,19 @@
 """emoportraits prepare: videos, images or synthetic heads -> records."""
 
+import argparse
 import pathlib
+
+EXAMPLES = """examples:
+  emoportraits prepare synthetic --preset mini-feed --processes 2 --out data/mini_feed
+  emoportraits prepare voxceleb2 /data/VoxCeleb2 --out data/voxceleb2 --processes 16
+
+on a cluster, whose workers see the same folders under the same paths and have this package:
+  ... --runner FlinkRunner --beam-option=--flink_master=HOST:8081
+  ... --runner SparkRunner --beam-option=--spark_master_url=spark://HOST:7077
+  ... --runner DataflowRunner --beam-option=--project=P --beam-option=--region=R \\
+      --beam-option=--temp_location=gs://B/tmp --beam-option=--sdk_container_image=IMAGE
+
+An interrupted run continues when it is started again."""
 
 REAL = ('voxceleb2', 'feed', 'mead', 'hdtf', 'ffhq', 'folder', 'tfds')
 # What --preset stands for: a few of the options below.
@@ -23,6 +36,7 @@ DEFAULTS = dict(
 
 def add_arguments(parser):
   """The options of the command."""
+  parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
   parser.add_argument('source', choices=('synthetic', *REAL), help='what is prepared')
   parser.add_argument('input', nargs='?', type=pathlib.Path, help='its folder, but for synthetic')
   parser.add_argument('--out', type=pathlib.Path, required=True, help='folder of the data set')
@@ -90,7 +104,7 @@ def add_arguments(parser):
     '--networks',
     choices=('auto', 'own', 'none'),
     default='auto',
-    help='for landmarks, pose, mattes: the published ones you have, our own small one, or rules',
+    help='that say landmarks, pose, matte: published ones you have, our own small one, or rules',
   )
 
 
