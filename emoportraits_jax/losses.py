@@ -81,7 +81,7 @@ def head_regions_as_released(prediction, target, masks, *, cross=True, first_ear
     first_ears_are_mouth: the ears of a group's first sample are looked for at its mouth.
   """
   if first_ears_are_mouth:
-    masks = masks.at[:, 0, ..., 2].set(masks[:, 0, ..., 1])
+    masks = jnp.asarray(masks).at[:, 0, ..., 2].set(masks[:, 0, ..., 1])
   error = jnp.abs(prediction - target).mean(-1, keepdims=True)
   if cross:
     # Sum over i of mean over b of |m_i (x_b - y_b)|.
