@@ -198,7 +198,7 @@ def _fields(template):
   outward = np.sign(x) * spread
   cheek = face * bump(np.abs(x), y, (0.235, 0.085), (0.075, 0.065))
   fold = face * bump(np.abs(x), y, (0.06, 0.085), (0.045, 0.05))
-  smile = move(corner * outward, 0.070) + move(corner, 0, -0.068, 0.030)
+  smile = move(corner * outward, 0.070) + move(corner, 0, -0.076, 0.030)
   smile += move(cheek, 0, -0.026, -0.030)
   eye_moves['mouthSmile'] = smile
   frown = move(corner * outward, 0.012) + move(corner, 0, 0.066, 0.010)
@@ -232,8 +232,9 @@ def _fields(template):
   puff = face * bump(np.abs(x), y, (0.26, 0.235), (0.085, 0.085))
   yield 'cheekPuff', move(puff * outward, 0.055) + move(puff, 0, 0, -0.065)
   yield 'jawOpen', _jaw(template, jaw)
+  sideways = jaw * smooth(np.abs(template.angle), 80, 35)
   for name, sign in (('jawLeft', 1), ('jawRight', -1)):
-    yield name, move(jaw, sign * 0.085, 0, 0)
+    yield name, move(sideways, sign * 0.085, 0, 0)
   ring = np.sqrt(across)
   forward = mouth * np.exp(-0.5 * (line / 0.07) ** 2)
   yield (

@@ -173,7 +173,7 @@ def _teeth(look, index, place, side, identity, expression, palette):
   colour *= 1 - np.float32(0.50) * ramp(u, 0.55, 1.0)
   blend(colour, np.float32([0.62, 0.28, 0.28]), ramp(v, 0.26, 0.18))
   look.colour[:, index] = colour
-  look.label[index], look.flat[index] = Label.MOUTH, 0.5
+  look.label[index], look.flat[index] = Label.MOUTH, 0.75
 
 
 def _tongue(look, index, place, side, identity, expression, palette):

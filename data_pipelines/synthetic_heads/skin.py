@@ -172,14 +172,9 @@ def _beard(colour, place, beard, identity, palette):
   x, y, z, below = place
   side, line_y = np.abs(x), y - np.float32(skull.MOUTH_Y)
   under = ramp(y, 0.60, 0.53)
-  edge = (
-    y + np.float32(0.16) - np.float32(1.55) * (np.float32(0.36) - side)
-  )  # From the sideburn to the chin.
-  jaw = (
-    np.maximum(ramp(edge, 0.0, 0.10), ramp(y + 0.2 * side, 0.385, 0.42))
-    * under
-    * ramp(y, -0.06, 0.06)
-  )
+  edge = y + np.float32(1.6) * side - np.float32(0.574)  # From the sideburn to the mouth.
+  jaw = np.maximum(ramp(edge, 0.0, 0.06), ramp(y + 0.2 * side, 0.385, 0.42))
+  jaw = jaw * under * ramp(y, -0.06, 0.06)
   top = ramp(y, 0.158, 0.180) * ramp(y, 0.29, 0.27) * ramp(side - 0.35 * (y - 0.2), 0.175, 0.145)
   around = spot(side, y, (0.178, 0.31), (0.020, 0.055))
   chin = ramp(y, 0.345, 0.375) * ramp(side, 0.15, 0.11) * under
@@ -190,7 +185,7 @@ def _beard(colour, place, beard, identity, palette):
     'full': np.maximum(np.maximum(jaw, top), around),
   }[beard]
   border = np.where(below < 0.5, lip_border(x, False) + line_y, lip_border(x, True) - line_y)
-  mask = mask * ramp(border, 0.0, -0.006) * ramp(z, 0.10, 0.02)
+  mask = mask * np.maximum(ramp(border, 0.0, -0.006), side > 0.15) * ramp(z, 0.10, 0.02)
   density = value(identity, 'beardDensity')
   density = 0.25 + 0.2 * density if beard == 'stubble' else 0.70 + 0.25 * density
   strands = np.float32(0.85) + np.float32(0.15) * noise(side * 160, y * 45)

@@ -79,7 +79,7 @@ def features(rest):
   move[:, 2] -= 0.022 * bump(side, y, (0.0, 0.455), (0.09, 0.045)) * front
   move[:, 2] += 0.014 * bump(side, y, (0.0, 0.375), (0.10, 0.025)) * front
   # The nose: a ridge that grows to the tip and turns under, with two wings.
-  height = 0.150 * smooth(y, -0.19, 0.09) ** 1.2 * smooth(y, 0.152, 0.090)
+  height = 0.130 * smooth(y, -0.19, 0.09) ** 1.2 * smooth(y, 0.152, 0.090)
   width = 0.034 + 0.024 * smooth(y, -0.06, 0.09)
   move[:, 2] -= height * np.exp(-0.5 * (side / width) ** 2) * front
   move[:, 2] -= 0.046 * bump(side, y, (0.068, 0.098), (0.030, 0.030)) * front

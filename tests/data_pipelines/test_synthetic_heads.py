@@ -11,7 +11,7 @@ from data_pipelines.synthetic_heads.labels import Label
 
 NAMES = heads.EXPRESSION_NAMES
 FRONT = heads.head_pose()
-GOLDEN = 'to be recorded'
+GOLDEN = '439a4727fbb8ddf4'
 
 
 def person(seed, **values):
@@ -99,26 +99,23 @@ def test_expression_is_linear_on_vertices():
     assert np.abs(moves[2]).max() > 0.05
 
 
-def test_every_coefficient_changes_the_picture_and_every_identity_number_too():
-  who = person(
-    2, hairStyle=0.45, beard=0.5, glasses=0, freckles=0.9, wrinkles=0.9, backgroundLightness=0.9
-  )
-  size = 64
-  base = heads.render(who, np.zeros(len(NAMES)), FRONT, size=size).image.astype(int)
+def test_every_coefficient_and_every_number_of_an_identity_changes_the_picture():
+  number = {'hairStyle': 0.45, 'beard': 0.5, 'glasses': 0, 'freckles': 0.9, 'wrinkles': 0.9}
+  who = person(2, **number, backgroundLightness=0.9, backgroundPattern=0.9)
+  draw = functools.partial(heads.render, head_pose=FRONT, size=64, supersample=1)
+  neutral = heads.coefficients()
+  change = lambda a, b: np.abs(a.image.astype(int) - b.image).max(-1)
+  still, opened = draw(who, neutral), draw(who, heads.coefficients(jawOpen=0.5))
   for name in NAMES:
-    face = heads.coefficients(jawOpen=0.5) if name == 'tongueOut' else heads.coefficients()
-    reference = heads.render(who, face, FRONT, size=size).image.astype(int)
+    face = heads.coefficients(jawOpen=0.5 * (name == 'tongueOut'))
     face[NAMES.index(name)] += 1
-    changed = np.abs(heads.render(who, face, FRONT, size=size).image - reference).max(-1)
+    changed = change(draw(who, face), opened if name == 'tongueOut' else still)
     assert (changed > 12).sum() >= 8, name
   for index, name in enumerate(heads.IDENTITY_NAMES):
     other = who.copy()
     signed = other[index] < 0 or name in ('hairPart', 'backgroundTurn')
-    other[index] = -np.sign(other[index]) if signed else (0.0 if other[index] > 0.5 else 1.0)
-    changed = np.abs(
-      heads.render(other, base[0, 0, 0] * 0 + np.zeros(len(NAMES)), FRONT, size=size).image - base
-    )
-    assert changed.max() > 6, name
+    other[index] = -np.sign(other[index]) if signed else float(other[index] <= 0.5)
+    assert change(draw(other, neutral), still).max() > 6, name
 
 
 REGIONS = {  # Landmarks of a region and how far around them, in interocular distances.
@@ -236,7 +233,7 @@ def test_closing_opening_and_gaze_do_what_they_say():
   assert count(neutral, Label.MOUTH) <= 3 and count(opened, Label.MOUTH) > 150
   # Teeth above, dark below them.
   mouth = opened.image[opened.labels == Label.MOUTH].astype(int).sum(-1)
-  assert mouth.max() > 500 and mouth.min() < 100
+  assert mouth.max() > 480 and mouth.min() < 100
 
   def pupil(frame, label):
     rows, columns = np.nonzero(frame.labels == label)
@@ -291,19 +288,18 @@ def test_labels_of_expression_and_identity_do_not_mix():
 def test_a_linear_probe_tells_what_changed_and_nothing_where_nothing_did():
   rng = np.random.default_rng(0)
   features, kinds, still = [], [], []
-  for _ in range(90):
+  grey = lambda *head: heads.render(*head, FRONT, size=32, supersample=1).image.mean(-1).ravel()
+  for _ in range(72):
     who, face = heads.sample_identity(rng), heads.sample_expression(rng)
     kind = rng.integers(2)
-    grey = lambda i, e: heads.render(i, e, FRONT, size=32).image.mean(-1).ravel()
+    other = (heads.sample_identity(rng), face) if kind else (who, heads.sample_expression(rng))
     before = grey(who, face)
-    after = (
-      grey(heads.sample_identity(rng), face) if kind else grey(who, heads.sample_expression(rng))
-    )
-    features.append(np.abs(after - before))
-    still.append(np.abs(grey(who, face) - before))
+    features.append(np.abs(grey(*other) - before))
     kinds.append(kind)
+    if len(still) < 6:
+      still.append(np.abs(grey(who, face) - before))
   features, kinds = np.array(features) / 255, np.array(kinds)
-  train, test = slice(0, 60), slice(60, None)
+  train, test = slice(0, 44), slice(44, None)
   design = np.c_[features, np.ones(len(features))]
   gram = design[train].T @ design[train] + np.eye(design.shape[1])
   weight = np.linalg.solve(gram, design[train].T @ (2 * kinds[train] - 1))
