@@ -168,7 +168,7 @@ def synthesise(mouth, gate, pitch, rng):
 def speech(rng, seconds):
   """A talking head: (audio float32 [N], 16 kHz; expressions [T,K], head_poses [T,4,4], 25 fps)."""
   mouth, gate, stress = articulate(rng, seconds)
-  pitch = _pitch(rng, gate, stress, base=np.exp(rng.uniform(np.log(95), np.log(235))))
+  pitch = _pitch(rng, gate, stress, base=np.exp(rng.uniform(np.log(85), np.log(215))))
   audio = synthesise(mouth, gate, pitch, rng)
   frames = int(round(seconds * motion.FRAME_RATE))
   time = np.arange(frames) / motion.FRAME_RATE

@@ -229,7 +229,7 @@ def test_closing_opening_and_gaze_do_what_they_say():
   assert count(blink, Label.RIGHT_EYE) == count(neutral, Label.RIGHT_EYE)
   wide = render(heads.coefficients(eyeWide=1))
   assert count(wide, Label.LEFT_EYE) > 1.3 * count(neutral, Label.LEFT_EYE)
-  opened = render(heads.coefficients(jawOpen=1))
+  opened = render(heads.coefficients(jawOpen=1, mouthUpperUp=0.8))
   assert count(neutral, Label.MOUTH) <= 3 and count(opened, Label.MOUTH) > 150
   # Teeth above, dark below them.
   mouth = opened.image[opened.labels == Label.MOUTH].astype(int).sum(-1)
