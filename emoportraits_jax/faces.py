@@ -141,7 +141,6 @@ def put(image, crop, alpha, square):
   right = min(image.shape[1], math.ceil(square.x + reach))
   if bottom <= top or right <= left:
     return
-  alpha = np.pad(alpha[1:-1, 1:-1], 1)  # Nothing at the edge: what is outside is never seen.
   layer = np.concatenate([crop, np.round(alpha * 255).astype(np.uint8)[..., None]], axis=-1)
   shape = right - left, bottom - top
   if square.angle == 0 and shape == (square.side, square.side):
@@ -151,6 +150,8 @@ def put(image, crop, alpha, square):
     if size > 2 * square.side:  # As in `take`.
       size = max(1, round(2 * square.side))
       layer = cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA)
+    # Nothing at the edge, which goes on outside.
+    layer[[0, -1], :, 3] = layer[:, [0, -1], 3] = 0
     matrix = _image_from_crop(square, size) - [[0, 0, left], [0, 0, top]]
     layer = cv2.warpAffine(
       layer, matrix, shape, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE

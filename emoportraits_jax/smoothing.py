@@ -50,8 +50,13 @@ def smooth(values, cuts, rate, strength):
   edges = [0, *(np.flatnonzero(cuts[1:]) + 1), len(values)]
   for start, end in zip(edges[:-1], edges[1:], strict=True):
     scene = values[start:end] / scale
+    # Continued by its point reflection at both ends, or the filter would lag there.
+    more = min(len(scene) - 1, int(rate))
+    before, after = 2 * scene[:1] - scene[more:0:-1], 2 * scene[-1:] - scene[-2 : -2 - more : -1]
+    scene = np.concatenate([before, scene, after])
     run = lambda x: np.stack(
       list(map(faces.OneEuro(rate, cutoff=cutoff, beta=cutoff / 10), x))  # noqa: B023
     )
-    result[start:end] = (run(scene) + run(scene[::-1])[::-1]) / 2 * scale
+    both = (run(scene) + run(scene[::-1])[::-1]) / 2
+    result[start:end] = both[more : more + end - start] * scale
   return result
