@@ -54,7 +54,7 @@ class Published:
 
 
 # Counters of old and new batch norms, present or absent by the age of a file.
-_COUNTERS = r'num_batches_tracked$'
+_COUNTER = 'num_batches_tracked'
 _NOT_TRAINED = ('mean', 'var', 'u', 'v')
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'slope': 'weight', 'bias': 'bias'}
 _LEAVES |= {'mean': 'running_mean', 'var': 'running_var'}
@@ -146,9 +146,9 @@ def fill(slots, arrays, *, source, ignored=(), modules=None):
     if slot.path[-1] not in _NOT_TRAINED:
       count[0] += math.prod(slot.shape)
     count[1] += 1
-  patterns = [re.compile(pattern) for pattern in (*ignored, _COUNTERS)]
+  patterns = [re.compile(pattern) for pattern in (*ignored, rf'\.{_COUNTER}$')]
   for key in list(arrays):
-    prefix = key.partition('.')[0]
+    prefix = _COUNTER if key.endswith(f'.{_COUNTER}') else key.partition('.')[0]
     known = modules is None or prefix in modules
     if known and not any(pattern.search(key) for pattern in patterns):
       raise InputError(

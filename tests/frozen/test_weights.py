@@ -62,7 +62,7 @@ def _arrays(network):
 def test_a_network_named_as_its_checkpoint_equals_torch(network):
   variables, report = PUBLISHED.convert(_arrays(network), source='small.pth')
   assert report.used == {'': [3 * 4 * 9 + 8 + 4 + 10, 8]}
-  assert report.ignored == {'stem': 1}  # The batch counter.
+  assert report.ignored == {'num_batches_tracked': 1}
   x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
   expected = network(torch.from_numpy(x).permute(0, 3, 1, 2)).detach().numpy()
   np.testing.assert_allclose(Small().apply(variables, x), expected, atol=1e-5)
@@ -106,13 +106,14 @@ def test_what_is_not_needed_is_ignored_and_counted(network):
   arrays = _arrays(network) | {'aux.head': np.ones(3), 'aux.bias': np.ones(1)}
   _, report = PUBLISHED.convert(arrays, source='small.pth')
   assert report.ignored['aux'] == 2
-  assert list(report.lines('small'))[-1] == 'small ignored: stem (1), aux (2)'
+  assert list(report.lines('small'))[-1] == 'small ignored: num_batches_tracked (1), aux (2)'
 
 
 def test_other_modules_of_a_file_are_ignored_when_modules_are_named(network):
   slots = {key: slot for key, slot in PUBLISHED.table().items() if key.startswith('fc.')}
   _, report = weights.fill(slots, _arrays(network), source='small.pth', modules=('fc',))
-  assert report.used == {'fc': [10, 2]} and set(report.ignored) == {'stem', 'act'}
+  assert report.used == {'fc': [10, 2]}
+  assert set(report.ignored) == {'stem', 'act', 'num_batches_tracked'}
   with pytest.raises(InputError, match=r'fc\.extra'):
     arrays = _arrays(network) | {'fc.extra': np.ones(1)}
     weights.fill(slots, arrays, source='small.pth', modules=('fc',))
