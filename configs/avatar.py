@@ -284,8 +284,8 @@ TRAINING = {
 }  # fmt: skip
 # Squared errors to start with: absolute ones rest on a face without eyes, for their median is skin
 # (reference/feasibility.md). The regression outweighs what reaches z through the pixels, which is
-# noise as long as the generator is young: at a weight of 3 z read nothing after 9,000 crops. Nothing
-# here looks at a picture twice, which would be half the time.
+# noise as long as the generator is young: at a weight of 3 z read nothing after 9,000 crops.
+# Nothing here looks at a picture twice, which would be half the time.
 SUPERVISED_AT_SMALL_SIZES = dict(
   mse=20.0, face_mse=20.0, eyes=2.0, mouth=2.0, expression_regression=60.0, charbonnier=0.0,
   features=0.0, pull=0.0, push=0.0, cosface=0.0, mismatch=0.0, canonical_volume=0.0,
