@@ -37,16 +37,21 @@ def spectral_norm(kernel, u, v):
   u and v must be constants for the gradient (as those of `power_iteration` are); it flows through
   both kernels in the quotient. Arrays may be NumPy's.
   """
-  return kernel / (kernel * v[..., None] * u).sum()
+  return kernel / _product(_product(v.reshape(-1), kernel.reshape(-1, u.size)), u)
 
 
 def power_iteration(kernel, u):
   """One step towards the leading singular vectors: -> u, v (architecture.md 3.1)."""
-  axes = tuple(range(kernel.ndim - 1))
   unit = lambda x: x / jnp.maximum(jnp.sqrt(jnp.sum(x * x)), 1e-12)
-  kernel = jax.lax.stop_gradient(kernel)
-  v = unit(jnp.sum(kernel * u, axis=-1))
-  return unit(jnp.sum(kernel * v[..., None], axis=axes)), v
+  matrix = jax.lax.stop_gradient(kernel).reshape(-1, u.size)
+  v = unit(_product(matrix, u))
+  return unit(_product(v, matrix)), v.reshape(kernel.shape[:-1])
+
+
+def _product(a, b):
+  if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+    return a @ b
+  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def standardise(kernel):
@@ -60,7 +65,7 @@ def standardise(kernel):
 
 
 def fold(variables):
-  """Variables with every parametrised kernel computed: {'params': ...} with `kernel`s only.
+  """Variables with every parametrised kernel computed: `kernel`s only, no 'spectral'.
 
   Differentiable: a train step may fold once and run all its passes on plain kernels.
   """
@@ -78,7 +83,8 @@ def fold(variables):
         folded[name] = value
     return folded
 
-  return {'params': visit(variables['params'], variables.get('spectral', {}))}
+  others = {name: value for name, value in variables.items() if name != 'spectral'}
+  return others | {'params': visit(variables['params'], variables.get('spectral', {}))}
 
 
 def update_spectral(variables):
@@ -177,6 +183,19 @@ class GroupNorm(nn.Module):
     return normalise(x, self.groups, scale, bias)
 
 
+class FrozenBatchNorm(nn.Module):
+  """Batch norm with the statistics of a finished training."""
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
+    bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[-1:]).value
+    variance = self.variable('batch_stats', 'var', jnp.ones, x.shape[-1:]).value
+    gain = jax.lax.rsqrt(variance + EPSILON) * scale
+    return (x * gain + (bias - mean * gain)).astype(x.dtype)
+
+
 class AdaptiveGroupNorm(nn.Module):
   """Group norm steered by an embedding [B, h, w, E] (architecture.md 4.4).
 
@@ -239,12 +258,16 @@ class Settings:
   weight_standardisation: bool = True
   norm_groups: int = 32
   dtype: str = 'float32'
+  norm_kind: str = 'group'
 
   def spectral(self, features, kernel_size, **options):
     weight = 'spectral' if self.spectral_norm else 'plain'
     return Conv(features, kernel_size, weight=weight, dtype=self.dtype, **options)
 
   def standardised(self, features, kernel_size, **options):
+    if not self.weight_standardisation and self.spectral_norm:
+      # As the release would be before it replaced these layers: only the 1x1 ones have a bias.
+      return self.spectral(features, kernel_size, use_bias=max(kernel_size) == 1, **options)
     weight = 'standardised' if self.weight_standardisation else 'plain'
     return Conv(features, kernel_size, weight=weight, use_bias=True, dtype=self.dtype, **options)
 
@@ -252,6 +275,8 @@ class Settings:
     return Conv(features, kernel_size, dtype=self.dtype, **options)
 
   def norm(self, name):
+    if self.norm_kind == 'batch':
+      return FrozenBatchNorm(name=name)
     return GroupNorm(self.norm_groups, name=name)
 
   def adaptive_norm(self, name):

@@ -65,6 +65,8 @@ _LEAVES = {
   'bias': 'bias',
   'u': 'weight_u',
   'v': 'weight_v',
+  'mean': 'running_mean',
+  'var': 'running_var',
 }
 
 
@@ -290,3 +292,61 @@ def discriminator_table(expected, image_size):
     return f'{network}.blocks.{_number(layer)}.main.{index}.{_LEAVES[leaf]}'
 
   return _table(expected, name, lambda path: (1, 1))
+
+
+# --- Stage 2, a file of its own -----------------------------------------------------------------
+
+SUPER_RESOLUTION_PREFIXES = ('local_encoder', 'decoder')
+
+
+def super_resolution_table(expected, fields):
+  """The table, as `table`, of models.super_resolution.SuperResolution."""
+
+  def name(path):
+    top, part, *inner = path[1:-1]
+    numbers = [int(number) for number in re.findall(r'\d+', part)]
+    if top == 'encoder':
+      place = f'local_encoder.{_place("appearance_encoder", part, fields)}'
+    elif part in ('norm', 'to_rgb'):
+      place = f'decoder.img_decoder.dec_img_head.{0 if part == "norm" else 2}'
+    elif part.startswith(('up', 'detail')):
+      blocks = 'dec_img_blocks' if part.startswith('up') else 'dec_img_feat_blocks'
+      place = f'decoder.img_decoder.{blocks}.{numbers[0]}'
+    else:
+      place = f'decoder.res_decoder.{numbers[0] + 1 if numbers else 0}'
+    return '.'.join((place, *(_RES_BLOCK[part] for part in inner), _LEAVES[path[-1]]))
+
+  return _table(expected, name, lambda path: (1, 1))
+
+
+def read_super_resolution_fields(shapes):
+  """SuperResolution's fields from a checkpoint's shapes; KeyError, ValueError as `read_fields`."""
+  encoder, decoder = 'local_encoder', 'decoder.img_decoder'
+  standardised = f'{decoder}.dec_img_head.2.weight' in shapes
+  weight = lambda key: shapes.get(f'{key}.weight_orig') or shapes[f'{key}.weight']
+  size = next(
+    (int(match[1]) for key in shapes if (match := re.match(rf'{encoder}\.from_rgb_(\d+)px', key))),
+    None,
+  )
+  if size is None:
+    raise KeyError(f'{encoder}.from_rgb_512px.weight_orig')
+  downs = _count(shapes, rf'{encoder}\.enc_(\d+)_block')
+  sizes = lambda name: tuple(
+    weight(f'{decoder}.{name}.{i}.block.0')[0]
+    for i in range(_count(shapes, rf'{re.escape(decoder)}\.{name}\.(\d+)\.'))
+  )
+  return dict(
+    image_size=size,
+    encoder_channels=(
+      weight(f'{encoder}.from_rgb_{size}px')[0],
+      *(weight(f'{encoder}.enc_{i}_block={size >> i}px.block.0')[0] for i in range(downs)),
+    ),
+    latent_channels=weight(f'{encoder}.finale_layers.2')[0],
+    decoder_features=weight('decoder.res_decoder.0')[0],
+    decoder_blocks=_count(shapes, r'decoder\.res_decoder\.(\d+)\.') - 1,
+    decoder_channels=sizes('dec_img_blocks'),
+    feature_channels=sizes('dec_img_feat_blocks'),
+    norm='batch' if any(key.endswith('running_mean') for key in shapes) else 'group',
+    spectral_norm='decoder.res_decoder.0.weight_orig' in shapes,
+    weight_standardisation=standardised,
+  )
