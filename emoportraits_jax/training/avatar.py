@@ -12,11 +12,13 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from data_pipelines import video_pairs
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.models import layers
 from emoportraits_jax.models.avatar import Avatar
+from emoportraits_jax.models.discriminator import Discriminator
 from emoportraits_jax.training import avatar_terms, optimiser, perceptual, quick_random
 from emoportraits_jax.training.avatar_preview import Preview
 
@@ -38,11 +40,11 @@ class TrainState:
 
 @dataclasses.dataclass
 class Task:
-  """Networks and settings of a run; `init` and `train_step` are pure and meant to be jitted."""
+  """Networks and settings of a run; `train_step` is pure and meant to be jitted."""
 
   config: Any
   avatar: Avatar
-  discriminator: Any  # models.discriminator.Discriminator, or None.
+  discriminator: Discriminator | None
   weights: dict  # Of the active terms.
   frozen: dict  # Name -> module of the frozen networks that active terms compare with.
   constants: dict  # Name -> variables of the same: an argument, so that they are not compiled in.
@@ -73,30 +75,27 @@ class Task:
     return train_step(self, state, batch, constants)
 
 
-def build(config):
-  """The Task of a config; raises InputError for unknown terms and for missing weights files."""
+def build(config, *, with_frozen=True):
+  """The Task of a config; raises InputError for unknown terms and for missing weights files.
+
+  Without the frozen networks it can only make states.
+  """
   if config.batch_size % (2 * config.accumulate):
     raise InputError(
       f'config.batch_size is {config.batch_size}; it must be a multiple of '
       f'{2 * config.accumulate}: groups of two pairs, times config.accumulate.'
     )
   weights = avatar_terms.active_weights(config.loss)
-  frozen, constants = perceptual.load(weights)
+  frozen, constants = perceptual.load(weights) if with_frozen else ({}, {})
   return Task(
     config=config,
     avatar=Avatar(**config.model),
-    discriminator=_discriminator(config) if 'discriminator' in weights else None,
+    discriminator=Discriminator(**config.discriminator) if 'discriminator' in weights else None,
     weights=weights,
     frozen=frozen,
     constants=constants,
     tx=optimiser.build(config.optimiser),
   )
-
-
-def _discriminator(config):
-  from emoportraits_jax.models.discriminator import Discriminator
-
-  return Discriminator(**config.discriminator)
 
 
 def _batches(config, batch_size, *, host=0, hosts=1, workers=None, **changes):
@@ -113,7 +112,24 @@ def _batches(config, batch_size, *, host=0, hosts=1, workers=None, **changes):
 
 
 def init_state(task):
-  """Random parameters, zero steps; the sizes come from the config alone."""
+  """A fresh state; its sizes come from the config alone."""
+  config = task.config
+  params, spectral = jax.jit(functools.partial(init_params, task))()
+  # AdamW starts from zeros; NumPy's need no compilation.
+  zeros = lambda x: np.zeros(x.shape, x.dtype)
+  return TrainState(
+    step=np.zeros((), np.int32),
+    params=params,
+    spectral=spectral,
+    opt_state=jax.tree.map(zeros, jax.eval_shape(task.tx.init, params)),
+    ema=params['generator'] if config.ema else None,
+    pose_pool=np.tile(np.eye(4, dtype=np.float32), (config.batch_size // 2, POOL_SIZE, 2, 1, 1)),
+    key=np.uint32([0, config.seed]),
+  )
+
+
+def init_params(task):
+  """Random parameters of every network that is trained, and the generator's spectral vectors."""
   config = task.config
   generator_key, discriminator_key, regression_key = jax.random.split(
     quick_random.key(config.seed), 3
@@ -130,16 +146,7 @@ def init_state(task):
       'kernel': jax.nn.initializers.lecun_normal()(regression_key, shape),
       'bias': jnp.zeros(config.coefficients),
     }
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    spectral=variables.get('spectral', {}),
-    opt_state=task.tx.init(params),
-    # A copy: donated buffers must not be shared.
-    ema=jax.tree.map(jnp.copy, params['generator']) if config.ema else None,
-    pose_pool=jnp.broadcast_to(jnp.eye(4), (config.batch_size // 2, POOL_SIZE, 2, 4, 4)),
-    key=jax.random.key_data(jax.random.key(config.seed)),
-  )
+  return params, variables.get('spectral', {})
 
 
 def train_step(task, state, batch, constants):

@@ -7,6 +7,7 @@ Written to the work folder: checkpoints/, metrics.jsonl and TensorBoard's events
 images/<step>.png, profile/ if asked for. Running again resumes.
 """
 
+import contextlib
 import json
 import math
 import pathlib
@@ -56,7 +57,7 @@ def train(task, workdir):
   batches = iter(task.batches(jax.process_index(), jax.process_count()))
   start = checkpoints.newest_intact()
   if start is None:
-    start, state = 0, sharding.compile_init(task.init, shardings)()
+    start, state = 0, sharding.place(task.init(), shardings)
   else:
     state = checkpoints.restore(start, sharding.with_shardings(shapes, shardings), batches)
   writer = Writer(workdir, start)
@@ -66,9 +67,10 @@ def train(task, workdir):
   )
 
   stopping = Stop()
-  constants = jax.device_put(task.constants, sharding.whole(mesh))
+  constants = jax.tree.map(np.asarray, task.constants)
+  constants = sharding.place(constants, jax.tree.map(lambda _: sharding.whole(mesh), constants))
   step_fn = sharding.compile_step(task.train_step, shardings, mesh)
-  compiled, totals, score, waited = None, None, None, None
+  compiled, totals, score, waited, step = None, None, None, None, start
   try:
     for step in range(start + 1, config.steps + 1):
       if config.profile and step == config.profile[0]:
@@ -117,8 +119,9 @@ def train(task, workdir):
     ) from error
   finally:
     stopping.restore()
-    writer.event('end', **clock.summary(writer.repeated))
-    writer.close()
+    with contextlib.suppress(OSError):  # What went wrong is being said already.
+      writer.event('end', step=int(step), **clock.summary(writer.repeated))
+      writer.close()
   return state
 
 

@@ -66,7 +66,14 @@ def config_of(workdir):
   path = pathlib.Path(workdir) / CONFIG
   if not path.exists():
     raise InputError(f'{workdir} holds no training run: it has no {CONFIG}.')
-  return ml_collections.ConfigDict(_read(path), convert_dict=True)
+  return ml_collections.ConfigDict(_with_tuples(_read(path)))
+
+
+def _with_tuples(value):
+  """Flax modules want tuples where JSON has lists."""
+  if isinstance(value, dict):
+    return {name: _with_tuples(item) for name, item in value.items()}
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _read(path):

@@ -81,9 +81,14 @@ def place_batch(batch, mesh):
   }
 
 
-def compile_init(init, shardings):
-  """The jitted `init()`, whose arrays are born where they belong."""
-  return jax.jit(init, out_shardings=shardings)
+def place(tree, shardings):
+  """Arrays that every process has whole -> global arrays; each device takes what it needs."""
+
+  def put(x, sharding):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+  return jax.tree.map(put, tree, shardings)
 
 
 def compile_step(step, state_shardings, mesh):
