@@ -22,8 +22,7 @@ LICENCES = {
   'tfds': 'as the TFDS data set',
 }
 VIDEOS = {'.mp4', '.mkv', '.mov', '.avi', '.webm', '.mpg', '.mpeg', '.m4v'}
-FRAMES = {'random': 32}  # Of a clip, where none are asked for; of tasks, 3 seconds at 25 fps:
-_TASK_FRAMES = 75
+_RANDOM_FRAMES, _TASK_FRAMES = 32, 75  # Of a clip, where none are asked for: 3 s of a task.
 
 
 class Skip(ValueError):
@@ -55,7 +54,7 @@ def synthetic(*, identities, tasks, cameras, frames=None, sharing=4, seed=0):
             camera=camera,
             # As FEED: only some tasks come in two levels.
             level='mild' if task in ('basic', 'wink') and number % 2 else 'strong',
-            frames=frames or FRAMES.get(task, _TASK_FRAMES),
+            frames=frames or (_RANDOM_FRAMES if task == 'random' else _TASK_FRAMES),
             seed=seed,
           )
           clips.append(

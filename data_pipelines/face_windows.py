@@ -60,10 +60,8 @@ class Scene:
   @property
   def face_scale(self):
     """The share of the wished-for crop that lies in the picture (training.md 4.1)."""
-    face = self.face
-    return faces.released_square(face.left, face.top, face.right, face.bottom, *self.shape[1::-1])[
-      1
-    ]
+    height, width = self.shape[:2]
+    return faces.released_square(*self.face[:4], width, height)[1]
 
 
 def windows(clip, settings):
@@ -84,11 +82,12 @@ def windows(clip, settings):
   frames = enumerate(reread())
   for scene in (scene for scene in good if scene.shot == longest):
     square = faces.face_square(scene.face, scene.shape)
-    inside = (pair for pair in frames if pair[0] >= scene.start)
-    chosen = itertools.islice(inside, scene.stop - scene.start)
-    while chunk := list(itertools.islice(chosen, settings['window'])):
-      crops = np.stack([faces.take(frame, square, settings['size']) for _, frame in chunk])
-      yield _window(clip, settings, scene, square, crops, chunk[0][0], sound)
+    inside = (frame for number, frame in frames if number >= scene.start)
+    crops = (faces.take(frame, square, settings['size']) for frame in inside)
+    for first in range(scene.start, scene.stop, settings['window']):
+      count = min(settings['window'], scene.stop - first)
+      chunk = np.stack(list(itertools.islice(crops, count)))
+      yield _window(clip, settings, scene, square, chunk, first, sound)
 
 
 def _open(clip):

@@ -81,26 +81,24 @@ def run(plan, folder, *, processes=1, runner=None, beam_options=(), quiet=False)
 def _run_beam(jobs, processes, runner, beam_options):
   if not jobs:
     return
+  logging.disable(logging.WARNING)  # Beam warns of optional parts that are not installed.
   try:
-    # Beam warns of optional parts that are not installed.
-    logging.getLogger().addHandler(logging.NullHandler())
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
   except ImportError as error:
     raise InputError(
       "prepare needs Apache Beam: install it with pip install 'emoportraits-jax[prepare]'."
     ) from error
-  local = (
-    {}
-    if runner
-    else {
-      'direct_num_workers': processes,
-      'direct_running_mode': 'multi_processing' if processes > 1 else 'in_memory',
-      'default_sdk_harness_log_level': 'WARNING',
-    }
+  finally:
+    logging.disable(logging.NOTSET)
+  local = dict(
+    runner=LOCAL_RUNNER,
+    direct_num_workers=processes,
+    direct_running_mode='multi_processing' if processes > 1 else 'in_memory',
+    default_sdk_harness_log_level='WARNING',
   )
+  options = PipelineOptions(list(beam_options), **(dict(runner=runner) if runner else local))
   master = None if runner else os.getpid()  # Other runners look after their workers.
-  options = PipelineOptions(list(beam_options), runner=runner or LOCAL_RUNNER, **local)
   with beam.Pipeline(options=options) as pipeline:
     # The shuffle spreads jobs over workers; without it one worker would get them all.
     _ = (
@@ -284,7 +282,8 @@ def _finish(plan, folder):
     settings=plan['settings'] | {'fingerprint': plan['fingerprint']},
   )
   manifest.save(folder)
-  shutil.rmtree(folder / RECEIPTS)
+  for scratch in (folder / RECEIPTS, *folder.glob('.*.array_record.*')):  # The latter of kills.
+    shutil.rmtree(scratch, ignore_errors=True)
   return manifest
 
 

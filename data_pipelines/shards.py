@@ -24,6 +24,7 @@ from emoportraits_jax.errors import InputError
 from emoportraits_jax.files import atomic_path
 
 MANIFEST, INDEX = 'manifest.json', 'index.npz'
+_MOST_OPEN = 128  # Shards that a process holds open.
 SPLITS = ('train', 'validation', 'test')
 # One row of the index is one record. Numbers count what the manifest lists: identities,
 # emotions, tasks; -1 stands for unknown.
@@ -191,6 +192,8 @@ class Records:
         reader = open_reader(self.folder / shard.file)
         if reader.num_records() != shard.records:
           raise ValueError(f'{reader.num_records()} records in it, {shard.records} were written')
+        while len(self._readers) >= _MOST_OPEN:
+          self._readers.pop(next(iter(self._readers)))
         self._readers[shard.file] = reader
       return self._readers[shard.file]
 

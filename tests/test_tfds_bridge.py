@@ -23,7 +23,7 @@ def test_our_records_are_a_tfds_data_source_and_return_as_the_same_record():
     for name, feature in builder.info.features.items():
       if name in features:
         value = features[name]
-        assert value.dtype == feature.dtype and value.ndim == len(feature.shape), name
+        assert value.dtype == feature.np_dtype and value.ndim == len(feature.shape), name
     window = tfds_bridge.window_from_features(features)
     again, first = records.EncodedWindow(records.encode(window)), dataset[index]
     assert again.meta == first.meta

@@ -58,8 +58,8 @@ def _make(folder, size):
   prepare.run(plan, folder, quiet=True)
 
 
-def measure(folder, batch_size, count, workers, *, motion_view='same'):
-  """A dict of figures of the data set in `folder`; see `_table` for what they are."""
+def measure(folder, batch_size, count, workers, *, motion_view='same', seconds=1.0):
+  """A dict of figures of the data set in `folder`, each stage measured for `seconds`."""
   import resource
   import time
 
@@ -79,7 +79,7 @@ def measure(folder, batch_size, count, workers, *, motion_view='same'):
   def stage(name, function, items):
     function(items[0])
     start, used = 0, time.process_time()
-    while time.process_time() - used < 1.0:  # Seconds: short, and long enough to measure.
+    while time.process_time() - used < seconds:
       for item in items:
         function(item)
       start += len(items)
