@@ -15,6 +15,7 @@ from data_pipelines.synthetic_heads import expression as expression_lib
 from data_pipelines.synthetic_heads import identity as identity_lib
 from data_pipelines.synthetic_heads import landmarks as landmarks_lib
 from data_pipelines.synthetic_heads import mesh, palette, pose, rasterise, shading, skull
+from emoportraits_jax.errors import InputError
 
 SHOULDER_SHARE = 0.30  # How much of the head's rotation the shoulders follow.
 
@@ -86,6 +87,12 @@ def render(identity, expression, head_pose, *, light=None, camera='C', size=256,
   1024; supersample: samples along a pixel's side (1 is faster, with jagged edges and a binary
   matte).
   """
+  for name, value, length in (
+    ('identity', identity, len(identity_lib.IDENTITY_NAMES)),
+    ('expression', expression, len(expression_lib.EXPRESSION_NAMES)),
+  ):
+    if np.shape(value) != (length,):
+      raise InputError(f'{name} has the shape {np.shape(value)}: {length} numbers are needed.')
   template, shape = mesh.template(), identity_lib.shape(identity)
   points = vertices(identity, expression)
   theta = pose.camera_head_pose(head_pose, camera).astype(np.float32)

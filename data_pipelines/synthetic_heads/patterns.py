@@ -7,7 +7,11 @@ import numpy as np
 
 def ramp(value, start, end):
   """Linear from 0 at `start` to 1 at `end`; `start` may be the larger."""
-  return np.clip((value - np.float32(start)) * np.float32(1 / (end - start)), 0, 1)
+  result = value - np.float32(start)
+  result *= np.float32(1 / (end - start))
+  # np.clip does the same, and costs more than the arithmetic for a few thousand samples.
+  np.maximum(result, 0, out=result)
+  return np.minimum(result, 1, out=result)
 
 
 def bell(square):

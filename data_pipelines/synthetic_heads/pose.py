@@ -7,6 +7,8 @@ import dataclasses
 
 import numpy as np
 
+from emoportraits_jax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
@@ -28,7 +30,11 @@ CAMERAS = {'C': Camera(), 'L': Camera(yaw=-28.0), 'R': Camera(yaw=28.0)}
 
 def camera_of(camera):
   """The Camera of a name ('C', 'L', 'R'); a Camera is returned as it is."""
-  return camera if isinstance(camera, Camera) else CAMERAS[camera]
+  if isinstance(camera, Camera):
+    return camera
+  if camera not in CAMERAS:
+    raise InputError(f'Unknown camera {camera!r}: one of {", ".join(CAMERAS)}, or a Camera.')
+  return CAMERAS[camera]
 
 
 def product(a, b):

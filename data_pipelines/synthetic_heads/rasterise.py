@@ -27,7 +27,8 @@ def rasterise(xy, depth, triangles, size):
   the row-major index into [size,size]. Samples without a triangle are left out; ties go to the
   first.
   """
-  grid = np.rint(xy.T * np.float32(SUBPIXEL)).astype(np.int32)
+  integer = np.int32 if size <= 1024 else np.int64  # Of products of two coordinates.
+  grid = np.rint(xy.T * np.float32(SUBPIXEL)).astype(integer)
   x, y, z = grid[0][triangles.T], grid[1][triangles.T], depth[triangles.T]
   area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
   half = SUBPIXEL // 2

@@ -8,6 +8,7 @@ import pytest
 
 from data_pipelines import synthetic_heads as heads
 from data_pipelines.synthetic_heads.labels import Label
+from emoportraits_jax.errors import InputError
 
 NAMES = heads.EXPRESSION_NAMES
 FRONT = heads.head_pose()
@@ -54,6 +55,22 @@ def test_frame_has_the_promised_types():
   # Half covered pixels exist (a soft matte), and uncovered ones are background.
   assert 0 < ((frame.matte > 0) & (frame.matte < 255)).mean() < 0.2
   assert ((frame.labels > 0) == (frame.matte > 0))[frame.matte != 127].mean() > 0.97
+
+
+def test_a_head_outside_the_image_leaves_the_wall():
+  who = person(0)
+  frame = heads.render(who, heads.coefficients(), heads.head_pose(translation=(5, 0, 0)), size=32)
+  assert not frame.matte.any() and not frame.labels.any()
+  assert np.abs(frame.landmarks[:, 0] - 32).min() > 16
+
+
+@pytest.mark.parametrize(
+  'change', [{'identity': np.zeros(3)}, {'expression': np.zeros(7)}, {'camera': 'X'}]
+)
+def test_bad_arguments_are_named(change):
+  good = {'identity': person(0), 'expression': heads.coefficients(), 'head_pose': FRONT}
+  with pytest.raises(InputError, match=next(iter(change))):
+    heads.render(**(good | change))
 
 
 def test_same_seed_gives_the_same_bytes_whatever_was_rendered_between():
