@@ -10,11 +10,12 @@ import ml_collections
 from emoportraits_jax import frozen, pretrained
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.frozen import checkpoint_io, weights
-from emoportraits_jax.models import avatar, released_names
+from emoportraits_jax.models import avatar, released_names, super_resolution
 
 # What a checkpoint may claim about sizes that its arrays do not prove by being there.
 _LIMITS = dict(image_size=4096, volume_depth=128, volume_size=512, expression_crop=1024)
 _MOST_BLOCKS = 64
+_NO_FIT = 'the sizes of its layers do not fit each other; is it another network?'
 
 
 def convert(files, out, *, report=print):
@@ -41,8 +42,9 @@ def convert(files, out, *, report=print):
   for part, path in files.items():
     digest = frozen.sha256(path)
     if part == 'generator':
-      fields, parts[part], used = convert_generator(path)
-      config.model = fields
+      config.model, parts[part], used = convert_generator(path)
+    elif part == 'super_resolution':
+      config.super_resolution, parts[part], used = convert_super_resolution(path)
     else:
       parts[part], used = frozen.convert(part, path)
     for line in used.lines(part):
@@ -67,23 +69,38 @@ def check_out(out):
 
 def convert_generator(path):
   """-> dict of Avatar's fields read off the checkpoint, variables, weights.Report."""
-  arrays = checkpoint_io.read_torch(path)
-  fields = _fields(path, {key: array.shape for key, array in arrays.items()})
-  try:
-    expected = expected_variables(fields)
-  except (TypeError, ValueError) as error:
-    raise InputError(f'{path}: the sizes of its layers do not fit each other.') from error
-  table = {
-    key: weights.Slot(*entry) for key, entry in released_names.table(expected, fields).items()
-  }
-  variables, report = weights.fill(
-    table,
+  fields, arrays = _read(path, released_names.read_fields, avatar.Avatar, 'NNN_model.pth')
+  depths = len(fields['appearance_channels']) - 1
+  if fields['image_size'] >> depths != fields['volume_size']:
+    raise InputError(f'{path}: {_NO_FIT}')
+  return _fill(
+    path,
     arrays,
-    source=str(path),
-    ignored=released_names.IGNORED,
-    modules=released_names.PREFIXES,
+    fields,
+    expected_variables,
+    released_names.table,
+    released_names.PREFIXES,
+    released_names.IGNORED,
   )
-  return fields, variables, report
+
+
+def convert_super_resolution(path):
+  """The same for stage 2: dict of SuperResolution's fields, variables, weights.Report."""
+  fields, arrays = _read(
+    path,
+    released_names.read_super_resolution_fields,
+    super_resolution.SuperResolution,
+    'stage 2 (from logs_s2)',
+  )
+  return _fill(
+    path,
+    arrays,
+    fields,
+    expected_super_resolution,
+    released_names.super_resolution_table,
+    released_names.SUPER_RESOLUTION_PREFIXES,
+    (),
+  )
 
 
 def expected_variables(fields):
@@ -94,27 +111,43 @@ def expected_variables(fields):
   return jax.eval_shape(init, jax.random.key(0), image, head_pose, image, head_pose)
 
 
-def _fields(path, shapes):
-  """All of Avatar's fields: as the checkpoint says, else as released."""
+def expected_super_resolution(fields):
+  """The shapes of the variables of a SuperResolution of these fields."""
+  size = fields['image_size']
+  image, mask = (jax.ShapeDtypeStruct((1, size, size, c), jnp.float32) for c in (3, 1))
+  init = super_resolution.SuperResolution(**fields).init
+  return jax.eval_shape(init, jax.random.key(0), image, mask, mask)
+
+
+def _read(path, read_fields, module, what):
+  """-> all of the module's fields, as the checkpoint says, else by default; and its arrays."""
+  arrays = checkpoint_io.read_torch(path)
   try:
-    fields = released_names.read_fields(shapes)
-    if fields['image_size'] >> len(fields['appearance_channels']) - 1 != fields['volume_size']:
-      raise ValueError('the appearance encoder does not end at the volume')
+    found = read_fields({key: array.shape for key, array in arrays.items()})
   except KeyError as error:
-    raise InputError(
-      f'{path} lacks the key {error.args[0]}; is it the generator (NNN_model.pth)?'
-    ) from error
+    raise InputError(f'{path} lacks the key {error.args[0]}; is it {what}?') from error
   except (ValueError, ZeroDivisionError, IndexError) as error:
-    raise InputError(f'{path}: the sizes of its layers do not fit each other.') from error
-  blocks = {name: value for name, value in fields.items() if name.endswith('_blocks')}
-  for name, value in {**fields, **blocks}.items():
-    most = _LIMITS.get(name, _MOST_BLOCKS if name in blocks else None)
+    raise InputError(f'{path}: {_NO_FIT}') from error
+  for name, value in found.items():
+    most = _LIMITS.get(name, _MOST_BLOCKS if name.endswith('_blocks') else None)
     values = value if isinstance(value, tuple) else (value,)
     if most and not all(0 < v <= most for v in values):
       raise InputError(f'{path}: {name} would be {value}; 1 to {most} is possible.')
-  defaults = {
+  fields = {
     field.name: field.default
-    for field in dataclasses.fields(avatar.Avatar)
+    for field in dataclasses.fields(module)
     if field.name not in ('parent', 'name')
   }
-  return defaults | fields
+  return fields | found, arrays
+
+
+def _fill(path, arrays, fields, expect, table, prefixes, ignored):
+  try:
+    expected = expect(fields)
+  except (TypeError, ValueError, ZeroDivisionError) as error:
+    raise InputError(f'{path}: {_NO_FIT}') from error
+  slots = {key: weights.Slot(*entry) for key, entry in table(expected, fields).items()}
+  variables, report = weights.fill(
+    slots, arrays, source=str(path), ignored=ignored, modules=prefixes
+  )
+  return fields, variables, report

@@ -11,6 +11,7 @@ import torch
 
 from emoportraits_jax import convert, frozen, pretrained
 from emoportraits_jax.__main__ import main
+from emoportraits_jax.errors import InputError
 from emoportraits_jax.models import avatar, released_names
 
 FIELDS = dict(
@@ -115,6 +116,20 @@ def test_fields_are_read_off_the_released_inventory(recipe, reference):
     'xy_generator_nw',
     'uv_generator_nw',
   }
+
+
+def test_stage_2_is_read_off_its_inventory(recipe, reference):
+  inventory = recipe.load_inventory(reference / 'inventory_stage2_assumed.tsv')
+  shapes = {row['key']: row['shape'] for row in inventory}
+  fields = released_names.read_super_resolution_fields(shapes)
+  expected = convert.expected_super_resolution(fields)
+  table = released_names.super_resolution_table(expected, fields)
+  assert {key: tuple(shape) for key, (_, shape, _) in table.items()} == shapes
+
+
+def test_a_generator_is_no_stage_2(save, arrays, expected):
+  with pytest.raises(InputError, match=r'001_model\.pth lacks the key local_encoder\.'):
+    convert.convert_super_resolution(save(arrays))
 
 
 def vars_of(module):

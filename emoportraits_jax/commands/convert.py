@@ -6,6 +6,7 @@ PARTS = {
   'head_pose': 'the head pose network, head_pose_regressor.pth',
   'face_parsing': 'the face parser, 79999_iter.pth (BiSeNet)',
   'matting': 'the matting network, modnet_photographic_portrait_matting.ckpt',
+  'super_resolution': 'stage 2, of the folder logs_s2',
 }
 
 
