@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from stub_model import StubModel
 
 from emoportraits_jax import animate, faces, geometry, media, pretrained
 from emoportraits_jax.errors import InputError
-from stub_model import StubModel
 
 ASSETS = pretrained.ASSETS
 
