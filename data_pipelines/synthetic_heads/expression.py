@@ -151,7 +151,6 @@ def _lids(template, up, down):
   shell = lambda points: skull.lid_depth(points[:, 0], points[:, 1], template.grid['skin_z'])
   moved[:, 2] += shell(moved) - shell(template.points[skin])
   result = np.zeros_like(template.points)
-  result[skin][near] = 0
   result[np.flatnonzero(near)] = (moved - template.points[skin])[near]
   return result
 
@@ -159,10 +158,8 @@ def _lids(template, up, down):
 def _fields(template):
   """Yields (name, move [N,3]) for every coefficient that moves vertices."""
   x, y = template.rest[:, 0], template.rest[:, 1]
-  on_face = ((template.part == mesh.SKIN) | (template.part == mesh.LIP)) & (
-    template.rest[:, 2] < 0.1
-  )
-  face = on_face * smooth(template.rest[:, 2], 0.1, -0.12)
+  skin = (template.part == mesh.SKIN) | (template.part == mesh.LIP)
+  face = skin * smooth(template.rest[:, 2], 0.1, -0.12)
   below = template.lower & (y > 0.2)
   lower, upper = face * below, face * ~below
   line = y - skull.MOUTH_Y
@@ -177,9 +174,8 @@ def _fields(template):
   # Vermilion and the skin around it follow the rims.
   upper_lip = upper * np.exp(-0.5 * (line / 0.060) ** 2) * (np.abs(line) < 0.16)
   lower_lip = lower * np.exp(-0.5 * (line / 0.075) ** 2)
-  inner = template.part == mesh.LIP
 
-  eye_moves = dict(
+  paired = dict(  # Of both sides together; parted below.
     eyeBlink=lids(-0.020, 0.0165),
     eyeLookDown=lids(0.020, 0.026),
     eyeLookUp=lids(0.062, 0.026),
@@ -188,38 +184,38 @@ def _fields(template):
     eyeWide=lids(0.084, 0.040),
   )
   brow = lambda centre, radius: face * bump(np.abs(x), y, centre, radius)
-  eye_moves['browDown'] = (
+  paired['browDown'] = (
     move(brow((0.15, -0.235), (0.095, 0.045)), 0, 0.046, -0.008)
     + move(brow((0.07, -0.225), (0.045, 0.05)), 0, 0.022, -0.006)
     + move(brow((0.09, -0.23), (0.05, 0.045)) * np.sign(x) * spread, -0.016)
   )
-  eye_moves['browOuterUp'] = move(brow((0.26, -0.235), (0.085, 0.065)), 0, -0.068)
+  paired['browOuterUp'] = move(brow((0.26, -0.235), (0.085, 0.065)), 0, -0.068)
   corner = face * bump(np.abs(x), y, (0.155, skull.MOUTH_Y), (0.078, 0.075))
   outward = np.sign(x) * spread
   cheek = face * bump(np.abs(x), y, (0.235, 0.085), (0.075, 0.065))
   fold = face * bump(np.abs(x), y, (0.06, 0.085), (0.045, 0.05))
   smile = move(corner * outward, 0.070) + move(corner, 0, -0.076, 0.030)
   smile += move(cheek, 0, -0.026, -0.030)
-  eye_moves['mouthSmile'] = smile
+  paired['mouthSmile'] = smile
   frown = move(corner * outward, 0.012) + move(corner, 0, 0.066, 0.010)
-  eye_moves['mouthFrown'] = frown - move(
+  paired['mouthFrown'] = frown - move(
     face * bump(x, y, (0, skull.MOUTH_Y + 0.05), (0.06, 0.04)), 0, 0.010, 0.008
   )
-  eye_moves['mouthStretch'] = move(corner * outward, 0.075) + move(corner, 0, 0.018, 0.030)
+  paired['mouthStretch'] = move(corner * outward, 0.075) + move(corner, 0, 0.018, 0.030)
   band = face * across * smooth(np.abs(line), 0.075, 0.03)
-  eye_moves['mouthPress'] = move(band, 0, -0.55 * line, 0.030) + move(corner * outward, 0.010)
-  eye_moves['mouthUpperUp'] = move(
+  paired['mouthPress'] = move(band, 0, -0.55 * line, 0.030) + move(corner * outward, 0.010)
+  paired['mouthUpperUp'] = move(
     upper_lip * (0.2 + 0.8 * across) * smooth(np.abs(x), 0.21, 0.10), 0, -0.058, -0.006
   )
-  eye_moves['mouthLowerDown'] = move(
+  paired['mouthLowerDown'] = move(
     lower_lip * across**0.7 * smooth(np.abs(x), 0.21, 0.10), 0, 0.058, -0.004
   )
-  eye_moves['noseSneer'] = (
+  paired['noseSneer'] = (
     move(fold, 0, -0.034, -0.008)
     + move(upper_lip * bump(np.abs(x), y * 0, (0.07, 0), (0.05, 1)), 0, -0.030)
     + move(brow((0.06, -0.20), (0.04, 0.05)), 0, 0.014)
   )
-  for name, field in eye_moves.items():
+  for name, field in paired.items():
     # Two cubic halves that sum to one: the middle of the face follows both sides.
     width = 0.03 if name.startswith(('mouth', 'brow', 'nose')) else 0.002
     for side, sign in (('Left', 1), ('Right', -1)):
@@ -249,14 +245,13 @@ def _fields(template):
   roll = smooth(np.abs(line), 0.085, 0.03) * across**0.5
   yield 'mouthRollLower', move(lower * roll, 0, -0.75 * line, 0.040)
   yield 'mouthRollUpper', move(upper * roll, 0, -0.75 * line, 0.036)
-  del inner
   out = np.zeros_like(template.points)
   tongue = template.grid['tongue']
   ball = template.rest[tongue]
   ahead = np.clip(0.35 - ball[:, 2], 0, None) / 1.35
   out[tongue, 2] = -0.30 * ahead
   out[tongue, 1] = -0.040 + 0.150 * ahead**3
-  out[tongue, 0] = -0.08 * ball[:, 0] * 0.2
+  out[tongue, 0] = -0.016 * ball[:, 0]
   yield 'tongueOut', out + _jaw(template, jaw, 0.30 * JAW_ANGLE)
 
 

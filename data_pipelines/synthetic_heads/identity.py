@@ -1,8 +1,8 @@
 """Identities: who a head is, as a vector of named numbers.
 
-Names that end in a shape (`headWidth`, ...) lie in [-1, 1] and move vertices linearly; the rest lie
-in [0, 1] (`hairPart`, `backgroundTurn`: [-1, 1]) and choose colours, hair, beard, glasses, clothes,
-background.
+Those of SHAPE_NAMES lie in [-1, 1] and move vertices linearly. Those of LOOK_NAMES lie in [0, 1]
+(hairPart and backgroundTurn in [-1, 1]) and choose colours, hair, beard, glasses, clothes and
+background: of several things each has an equal part of [0, 1] (`choice`); glasses are on from 0.78.
 """
 
 import dataclasses

@@ -14,14 +14,11 @@ def indices():
   rest, here = template.rest, template.grid['skin']
   points = template.points[here]
 
-  def nearest(x, y, lower=None, points=points):
-    distance = np.hypot(points[:, 0] - x, points[:, 1] - y) + 10 * (points[:, 2] > 0.08)
-    if lower is not None:
-      distance = distance + 10 * (template.lower[here] != lower)
-    return int(np.argmin(distance))
+  def nearest(x, y, points=points):
+    away = np.hypot(points[:, 0] - x, points[:, 1] - y) + 10 * (points[:, 2] > 0.08)
+    return int(np.argmin(away))
 
   top, low = template.grid['top'], template.grid['low']
-  centre = top.shape[1] // 2  # The column at angle 0; the last one is 180.
   centre = int(np.argmin(np.abs(template.angle[top[0]])))
   eye_row, mouth_row = template.grid['eye_row'], template.grid['mouth_row']
   column = lambda angle: centre + round(angle / 2.5)
@@ -47,10 +44,10 @@ def indices():
     eye = [rim(g, eye_row, side * a) for a, g in zip(corners, grids, strict=True)]
     result += eye if side < 0 else [eye[i] for i in (3, 2, 1, 0, 5, 4)]
   # Outer lips: corner, the upper border from left to right, corner, the lower border back.
-  upper = [(-0.095, 0), (-0.035, 0), (0, 0), (0.035, 0), (0.095, 0)]
+  upper = (-0.095, -0.035, 0, 0.035, 0.095)
   border = lambda x, lower: float(skin.lip_border(np.float32(x), lower))
   left, right = rim(top, mouth_row, -22.5), rim(top, mouth_row, 22.5)
-  result += [left] + [place(x, skull.MOUTH_Y - border(x, False)) for x, _ in upper] + [right]
+  result += [left] + [place(x, skull.MOUTH_Y - border(x, False)) for x in upper] + [right]
   result += [place(x, skull.MOUTH_Y + border(x, True)) for x in (0.085, 0.04, 0, -0.04, -0.085)]
   result += [rim(top, mouth_row, a) for a in (-20, -7.5, 0, 7.5, 20)]
   result += [rim(low, mouth_row, a) for a in (7.5, 0, -7.5)]
