@@ -5,12 +5,14 @@ Source: reference/aux/networks.md 1a, 1b and reference/training.md 1.5.1, 1.5.2.
 """
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from emoportraits_jax import geometry
 from emoportraits_jax.frozen import blocks, weights
 
 VGG16_DEPTHS, VGG19_DEPTHS = (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
 FACE_SIZE = 224
+FACE_MEAN = (129.1863, 104.7624, 93.5940)  # Of VGGFace's own training, RGB in 0..255.
 
 
 def layers(x, depths, name, *, norms=False):
@@ -66,10 +68,7 @@ class VGG19(nn.Module):
 
 
 class VGGFace(nn.Module):
-  """ImageNet-normalised faces [B, H, W, 3] -> relu1_1, 2_1, 3_1, 4_1, 5_1.
-
-  As published: not the statistics it was trained with (0..255, FACE_MEAN).
-  """
+  """Normalised faces [B, H, W, 3] -> relu1_1, 2_1, 3_1, 4_1, 5_1."""
 
   @nn.compact
   def __call__(self, images):
@@ -77,17 +76,22 @@ class VGGFace(nn.Module):
     return taps(sequence, (1, 6, 11, 18, 25))
 
 
-FACE_MEAN = (129.1863, 104.7624, 93.5940)  # Of VGGFace's own training, RGB in 0..255.
-
-
 def preprocess(images):
   """[B, H, W, 3], RGB in [0, 1] -> ImageNet-normalised."""
   return blocks.imagenet_normalise(images)
 
 
-def preprocess_face(images):
-  """Face crops [B, H, W, 3], RGB in [0, 1] -> normalised [B, 224, 224, 3]."""
-  return geometry.resize(blocks.imagenet_normalise(images), (FACE_SIZE, FACE_SIZE), 'bilinear')
+def preprocess_face(images, *, native=False):
+  """Face crops [B, H, W, 3], RGB in [0, 1] -> normalised [B, 224, 224, 3].
+
+  With ImageNet's statistics, which the published weights of the loss were tuned with, or the
+  network's `native` ones.
+  """
+  if native:
+    images = images * 255 - jnp.asarray(FACE_MEAN, images.dtype)
+  else:
+    images = blocks.imagenet_normalise(images)
+  return geometry.resize(images, (FACE_SIZE, FACE_SIZE), 'bilinear')
 
 
 def pyramid(images, scales):

@@ -47,6 +47,12 @@ def test_vgg_face_golden(converted, golden):
   stored.check_gradient('grad', gradient)
 
 
+def test_native_statistics_centre_the_mean_face_colour():
+  image = np.broadcast_to(np.float32(vgg.FACE_MEAN) / 255, (1, 8, 8, 3))
+  assert np.abs(vgg.preprocess_face(image, native=True)).max() < 1e-3
+  assert np.abs(vgg.preprocess_face(image + 1 / 255, native=True) - 1).max() < 1e-3
+
+
 def test_pyramid_halves_by_means():
   """At even sizes bilinear halving is the mean of each 2x2 block; odd ones are rounded down."""
   image = np.random.default_rng(0).random((1, 6, 10, 3), np.float32)
