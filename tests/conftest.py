@@ -7,6 +7,8 @@ import pathlib
 # Full float32 products, one CPU device unless a test starts its own process.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_DEFAULT_MATMUL_PRECISION', 'highest')
+# Tests compile much and run little: this halves the compiler's work.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import pytest  # noqa: E402
 
