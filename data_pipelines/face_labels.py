@@ -160,18 +160,16 @@ def _published_functions():
   import jax
 
   from emoportraits_jax import frozen
-  from emoportraits_jax.errors import InputError
   from emoportraits_jax.frozen import face_parsing, head_pose, matting
 
   modules = {'head_pose': head_pose, 'face_parsing': face_parsing, 'matting': matting}
   uses = {'head_pose': 'estimate', 'face_parsing': 'labels', 'matting': 'matte'}
   found = {}
   for name, module in modules.items():
-    try:
+    file = frozen.published(name).file
+    if any((folder / file).is_file() for folder in frozen.folders()):
       variables = frozen.load(name)[1]
-    except InputError:  # The file is not there: the next best is asked.
-      continue
-    found[name] = jax.jit(functools.partial(getattr(module, uses[name]), variables))
+      found[name] = jax.jit(functools.partial(getattr(module, uses[name]), variables))
   return found
 
 

@@ -1,5 +1,6 @@
 import itertools
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -232,7 +233,7 @@ if __name__ == '__main__':
 def _start(folder, tmp_path):
   script = tmp_path / 'training.py'
   script.write_text(_TRAINING)
-  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  root = str(pathlib.Path(__file__).resolve().parents[2])
   process = subprocess.Popen(
     [sys.executable, script, folder],
     env=os.environ | {'PYTHONPATH': root},

@@ -6,7 +6,7 @@ import data_sets
 import numpy as np
 import pytest
 
-from data_pipelines import clip_lists, face_labels, prepare, records, shards, synthetic_clips
+from data_pipelines import clip_lists, prepare, records, shards, synthetic_clips
 from emoportraits_jax import __main__ as cli
 from emoportraits_jax.errors import InputError
 
@@ -133,17 +133,6 @@ def test_nothing_to_prepare_is_one_sentence(tmp_path):
     clip_lists.find('mead', tmp_path)
   with pytest.raises(InputError, match="'dance'"):
     clip_lists.synthetic(identities={'train': 1}, tasks=['dance'], cameras=['C'])
-
-
-def test_rules_agree_with_the_space_they_are_stated_in():
-  pose = face_labels.head_pose_of_box(np.float32([[0.2, -0.1]]), np.float32([0.8]))
-  corner = pose[0] @ [0.2 + 0.4, -0.1 - 0.4, 0, 1]
-  np.testing.assert_allclose(corner[:2], [0.5, -0.5], atol=1e-6)
-  marks = face_labels.mean_landmarks(pose)[0]
-  assert (marks[36:48, 1] < marks[48:68, 1].min()).all()  # Eyes above the mouth.
-  regions = face_labels.regions_of_landmarks(marks, 64)
-  eyes, mouth = (np.argwhere(regions[..., c] > 127).mean(0) for c in (0, 1))
-  assert eyes[0] < mouth[0] and regions[..., 2].any()
 
 
 def _run(*words):
