@@ -14,10 +14,8 @@ is a function of the seed and n alone. Keys of a batch of B frames of S pixels:
 import cv2
 import numpy as np
 
-from data_pipelines import shards, synthetic_clips
+from data_pipelines import head_benchmark, shards, synthetic_clips
 from emoportraits_jax.errors import InputError
-
-NOT_SEEN = 'background'  # Parameters of an identity whose traces augmentation removes.
 
 
 def load(source, *, split='train', identities=400, frames=8, image_size=64):
@@ -40,6 +38,8 @@ def load(source, *, split='train', identities=400, frames=8, image_size=64):
     windows = _recorded(source, split)
   columns = {}
   for number, window in windows:
+    if split == 'train':
+      head_benchmark.check_held_out([number])
     fields = {
       'image': window.frames,
       'matte': window.mattes,
