@@ -70,9 +70,6 @@ def check_out(out):
 def convert_generator(path):
   """-> dict of Avatar's fields read off the checkpoint, variables, weights.Report."""
   fields, arrays = _read(path, released_names.read_fields, avatar.Avatar, 'NNN_model.pth')
-  depths = len(fields['appearance_channels']) - 1
-  if fields['image_size'] >> depths != fields['volume_size']:
-    raise InputError(f'{path}: {_NO_FIT}')
   return _fill(
     path,
     arrays,

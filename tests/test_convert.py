@@ -181,8 +181,10 @@ def _damages():
   yield 'nan', lambda a: a | {key: a[key] * np.float32('nan')}, f'{key} holds NaN'
   unknown = 'decoder_nw.res_decoder.0.bias'
   yield 'unknown', lambda a: a | {unknown: np.zeros(32, 'f4')}, f'{unknown} .* not known'
-  grid = np.zeros((1, 3, 1, 1, 4096), 'f4')
-  yield 'sizes', lambda a: a | {'xy_generator_nw.identity_grid': grid}, 'do not fit each other'
+  sizes = {'_256px': '_9999px', '=256px': '=9999px', '=128px': '=4999px'}
+  resize = lambda key: re.sub('[_=](256|128)px', lambda match: sizes[match[0]], key)
+  most = 'image_size would be 9999; 1 to 4096'
+  yield 'sizes', lambda a: {resize(k): v for k, v in a.items()}, most
 
 
 @pytest.mark.parametrize('name, damage, message', _damages())
