@@ -156,6 +156,12 @@ def cost(compiled):
   }
 
 
+def peak_flops():
+  """Of the kind of device at hand, or None where it is not in PEAK_FLOPS."""
+  kind = jax.devices()[0].device_kind
+  return next((peak for name, peak in PEAK_FLOPS.items() if kind.startswith(name)), None)
+
+
 class Stop:
   """Whether to save and leave at a step: after SIGTERM, or when a pod is preempted."""
 
@@ -213,9 +219,7 @@ class Clock:
         'speed/pairs_per_second': per_second * batch_size,
         'speed/data_wait_share': spent.get('data', 0.0) / busy,
       }
-      peak = next(
-        (p for k, p in PEAK_FLOPS.items() if jax.devices()[0].device_kind.startswith(k)), None
-      )
+      peak = peak_flops()
       if peak:
         rates['speed/mfu'] = per_second * cost(compiled)['flops'] / peak
       memory = jax.local_devices()[0].memory_stats() or {}
