@@ -22,7 +22,7 @@ def test_golden(recipe, reference, save_checkpoint):
   assert report.used == {'': [11_181_129, 102]}
   stored = np.load(reference / 'golden' / 'head_pose.npz')
   images = np.moveaxis(stored['in.images'], 1, -1).astype(np.float32) / 255
-  small = head_pose.preprocess(images)
+  small = jax.jit(head_pose.preprocess)(images)
   _check(stored, 'resized', np.moveaxis(small, -1, 1), 2e-6)
   (scale, rotation, translation), state = head_pose.HeadPose().apply(
     variables, small, capture_intermediates=True
