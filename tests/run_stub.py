@@ -9,8 +9,10 @@ from stub_model import StubModel
 from emoportraits_jax.__main__ import main
 from emoportraits_jax.commands import animate
 
+_MODEL = StubModel(64)
+animate.load_model = lambda name, seed=0: _MODEL
+
 if __name__ == '__main__':
-  animate.load_model = lambda name, seed=0: StubModel(64)
   if sys.argv[1] == '--largest-file':  # A full disk, as far as a process can have one to itself.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
