@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 
 from emoportraits_jax import frozen, geometry
@@ -24,9 +25,8 @@ def test_golden(recipe, reference, save_checkpoint):
   images = np.moveaxis(stored['in.images'], 1, -1).astype(np.float32) / 255
   small = jax.jit(head_pose.preprocess)(images)
   _check(stored, 'resized', np.moveaxis(small, -1, 1), 2e-6)
-  (scale, rotation, translation), state = head_pose.HeadPose().apply(
-    variables, small, capture_intermediates=True
-  )
+  network = jax.jit(lambda *x: head_pose.HeadPose().apply(*x, capture_intermediates=True))
+  (scale, rotation, translation), state = network(variables, small)
   maps = state['intermediates']
   for name in ('bn1', 'layer1', 'layer4'):
     (output,) = maps[name + ('.1' if name != 'bn1' else '')]['__call__']
