@@ -75,7 +75,12 @@ def build(model, folder, *, notice=''):
       pose=pose, intensity=intensity, smooth=smooth, background=background, end=SECONDS,
       contact_sheet=str(sheet),
     )  # fmt: skip
-    report = lambda items, total, what: progress.tqdm(items, total=total, desc=what, unit='frames')
+
+    def report(items, total, what):
+      for index, item in enumerate(items):
+        progress((index, total), desc=what, unit='frames')
+        yield item
+
     try:
       (summary,) = emo.animate_files(model, [portrait], [clip], out, options, progress=report)
     except emo.InputError as error:
