@@ -152,7 +152,10 @@ def identity_warp(shape, kind='centres'):
 
 def _axis(size, kind):
   if kind == 'corners':
-    return jnp.linspace(-1.0, 1.0, size)
+    # As PyTorch rounds it: each half is counted from its own end.
+    steps = np.float32(2) / np.float32(size - 1) * np.arange(size, dtype=np.float32)
+    forward, backward = np.float32(-1) + steps, np.float32(1) - steps[::-1]
+    return jnp.asarray(np.where(np.arange(size) < size // 2, forward, backward))
   if kind == 'centres':
     return (2 * jnp.arange(size) + 1) / size - 1
   raise ValueError(f"A grid's kind is 'centres' or 'corners', not {kind!r}.")
@@ -304,7 +307,9 @@ def _taps(old, size, method):
     taps = start + np.arange((stop - start).max())[:, None]
     inside = taps < stop
     return np.minimum(taps, old - 1), inside / inside.sum(axis=0)
-  centre = (position + 0.5) * (old / size) - 0.5
+  # In single precision, as PyTorch has it: with its rounding a tap may get another weight.
+  centre = (position + np.float32(0.5)).astype(np.float32) * np.float32(old / size)
+  centre = centre - np.float32(0.5)
   if method == 'bilinear':
     centre = np.maximum(centre, 0)
     floor = np.floor(centre).astype(int)
