@@ -12,6 +12,18 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import pytest  # noqa: E402
 
+
+def pytest_addoption(parser):
+  parser.addoption('--slow', action='store_true', help='also run what takes minutes')
+
+
+def pytest_collection_modifyitems(config, items):
+  if not config.getoption('--slow'):
+    for item in items:
+      if 'slow' in item.keywords:
+        item.add_marker(pytest.mark.skip(reason='takes minutes: pytest --slow'))
+
+
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
 
 

@@ -19,11 +19,11 @@ import traceback
 sys.path[:0] = [str(pathlib.Path(__file__).parents[1]), str(pathlib.Path(__file__).parent)]
 
 # Imported before the fork and before any device is touched: an attempt then starts in no time.
-import jax
-import numpy as np
-from training import toy
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from training import toy  # noqa: E402
 
-from emoportraits_jax.training import checkpoints, loop
+from emoportraits_jax.training import checkpoints, loop  # noqa: E402
 
 
 def child(task, workdir, log):

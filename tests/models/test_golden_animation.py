@@ -9,6 +9,8 @@ import pytest
 import emoportraits_jax as emo
 from emoportraits_jax import frozen
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def model(released, recipe, reference):
