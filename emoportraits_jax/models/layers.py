@@ -8,6 +8,7 @@ Training binds the first two; `fold` computes them away once, and the same modul
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -56,11 +57,13 @@ def _product(a, b):
 
 def standardise(kernel):
   """Mean 0, (unbiased) deviation 1 over all but the last axis; no gain (architecture.md 3.2)."""
-  axes = tuple(range(kernel.ndim - 1))
-  kernel = kernel - kernel.mean(axis=axes)
-  count = np.prod(kernel.shape[:-1])
+  count, taps = math.prod(kernel.shape[:-1]), tuple(range(kernel.ndim - 2))
+  # In two stages: one long sum adds value by value and loses five digits of a 3D kernel.
+  ones = np.ones(kernel.shape[-2], np.float32)
+  total = lambda x: _product(ones, x).sum(axis=taps)
+  kernel = kernel - total(kernel) / count
   # The floor is far below any real kernel's and only keeps the gradient finite at 0.
-  squares = (kernel * kernel).sum(axis=axes).clip(1e-30)
+  squares = total(kernel * kernel).clip(1e-30)
   return kernel / ((squares / (count - 1)) ** 0.5 + EPSILON)
 
 
