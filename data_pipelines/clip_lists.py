@@ -45,7 +45,8 @@ def synthetic(*, identities, tasks, cameras, frames=None, sharing=4, seed=0):
     scripts = max(1, count // sharing)
     for number in range(count):
       for task in tasks:
-        script = first + (number % scripts if task == 'random' else number)
+        shared = task in synthetic_clips.SHARED_TASKS
+        script = first + (number % scripts if shared else number)
         for camera in cameras:
           make = synthetic_clips.Clip(
             identity=first + number,
@@ -54,7 +55,7 @@ def synthetic(*, identities, tasks, cameras, frames=None, sharing=4, seed=0):
             camera=camera,
             # As FEED: only some tasks come in two levels.
             level='mild' if task in ('basic', 'wink') and number % 2 else 'strong',
-            frames=frames or (_RANDOM_FRAMES if task == 'random' else _TASK_FRAMES),
+            frames=frames or (_RANDOM_FRAMES if shared else _TASK_FRAMES),
             seed=seed,
           )
           clips.append(

@@ -19,16 +19,6 @@ FIRST = synthetic_clips.HELD_OUT['test']
 IDENTITIES, PROBE_FRAMES, SELF_PAIRS = 40, 24, 4
 POSE_STEPS = (15.0, 30.0)  # Degrees: where bins of the turn between source and driver end.
 
-# Coefficients by what moves: the first group with a word in the name; no word takes the rest.
-GROUPS = {
-  'brows': ('brow',),
-  'blinks': ('eyeBlink', 'eyeSquint', 'eyeWide'),
-  'gaze': ('eyeLook',),
-  'jaw': ('jaw',),
-  'mouth corners': ('mouthSmile', 'mouthFrown', 'mouthStretch', 'mouthPress'),
-  'tongue': ('tongue',),
-  'other': ('',),
-}
 _PROBE, _SELF, _CROSS, _RESPONSE, _LIGHT = range(5)  # Streams of random numbers.
 
 
@@ -75,7 +65,9 @@ class Responses:
   driver_2: Shots
   truth_1: Shots
   truth_2: Shots
-  group: np.ndarray  # str [N]: a key of GROUPS, or 'all', where every coefficient changes
+  group: (
+    np.ndarray
+  )  # str [N]: a key of synthetic_heads.GROUPS, or 'all', where every coefficient changes
 
 
 @dataclasses.dataclass
@@ -103,15 +95,12 @@ def check_held_out(numbers):
     )
 
 
-def group_of(name):
-  """The group of the coefficient `name`."""
-  return next(g for g, words in GROUPS.items() if any(word in name for word in words))
-
-
 def group_masks():
   """{group: bool [K]}, and 'all'."""
-  groups = np.array([group_of(name) for name in synthetic_heads.EXPRESSION_NAMES])
-  return {group: groups == group for group in GROUPS} | {'all': np.ones(len(groups), bool)}
+  groups = np.array([*map(synthetic_heads.group_of, synthetic_heads.EXPRESSION_NAMES)])
+  return {group: groups == group for group in synthetic_heads.GROUPS} | {
+    'all': np.ones(len(groups), bool)
+  }
 
 
 def turn_between(pose_a, pose_b):

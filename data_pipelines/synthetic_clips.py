@@ -11,7 +11,8 @@ import numpy as np
 
 from data_pipelines import records, synthetic_heads
 
-TASKS = ('random', *synthetic_heads.TASKS, 'speech')
+TASKS = ('random', *synthetic_heads.TASKS, 'speech', 'contrast')
+SHARED_TASKS = ('random', 'contrast')  # Of which several identities show the same script.
 HELD_OUT = {'validation': 1_000_000, 'test': 2_000_000}  # The first identity of each split.
 FRAME_RATE = 25
 _NAMES = synthetic_heads.EXPRESSION_NAMES
@@ -25,9 +26,10 @@ _REGION_CLASSES = ((2, 3, 4, 5), (11, 12, 13), (7, 8, 9))
 class Clip:
   """One clip: who, doing what, seen from where.
 
-  `task` is one of TASKS; 'random' is frames of independent random expressions and poses. Clips
-  of the same `script` and task show the same expressions frame by frame, whoever shows them;
-  poses of 'random' clips are the identity's own.
+  `task` is one of TASKS; 'random' is frames of independent random expressions and poses, and in
+  'contrast' frames 2k and 2k + 1 differ in their expressions only. Clips of the same `script` and
+  task show the same expressions frame by frame, whoever shows them; poses of clips of SHARED_TASKS
+  are the identity's own.
   """
 
   identity: int
@@ -55,14 +57,16 @@ def identity(number):
 
 def motion(clip):
   """(expressions [T, K], head poses [T, 4, 4], audio float32 [N] at 16 kHz or None) of a clip."""
-  if clip.task == 'random':
+  if clip.task in SHARED_TASKS:
     script = np.random.default_rng([_SCRIPT, clip.seed, clip.script])
     poses = np.random.default_rng([_POSE, clip.seed, clip.identity, clip.script])
-    return (
-      np.stack([synthetic_heads.sample_expression(script) for _ in range(clip.frames)]),
-      np.stack([synthetic_heads.sample_head_pose(poses) for _ in range(clip.frames)]),
-      None,
-    )
+    draw = lambda function, rng, count: np.stack([function(rng) for _ in range(count)])
+    if clip.task == 'random':
+      expressions = draw(synthetic_heads.sample_expression, script, clip.frames)
+      return expressions, draw(synthetic_heads.sample_head_pose, poses, clip.frames), None
+    expressions = draw(synthetic_heads.sample_contrast, script, clip.frames // 2)
+    head_poses = draw(synthetic_heads.sample_head_pose, poses, clip.frames // 2)
+    return np.concatenate(expressions), np.repeat(head_poses, 2, axis=0), None
   rng = np.random.default_rng([_TASK, clip.seed, clip.script, TASKS.index(clip.task)])
   if clip.task == 'speech':
     audio, expressions, head_poses = synthetic_heads.speech(rng, clip.frames / FRAME_RATE)

@@ -208,8 +208,8 @@ def probes(z, frames):
   scaled = (above[:, places] / spread[places]).mean(1) * len(above)
   mean = metrics.ratio(scaled, np.ones(len(scaled)), people)
   members = {
-    group: [by_name[name] for name in moved if head_benchmark.group_of(name) == group]
-    for group in head_benchmark.GROUPS
+    group: [by_name[name] for name in moved if synthetic_heads.group_of(name) == group]
+    for group in synthetic_heads.GROUPS
   }
   by_group = {group: float(np.mean(values)) for group, values in members.items() if values}
   # Identity is read on other frames of the same people.

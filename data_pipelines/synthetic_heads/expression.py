@@ -31,10 +31,26 @@ EXPRESSION_NAMES = tuple(
 )
 INDEX = {name: index for index, name in enumerate(EXPRESSION_NAMES)}
 
+# Coefficients by what moves: the first group with a word in the name; no word takes the rest.
+GROUPS = {
+  'brows': ('brow',),
+  'blinks': ('eyeBlink', 'eyeSquint', 'eyeWide'),
+  'gaze': ('eyeLook',),
+  'jaw': ('jaw',),
+  'mouth corners': ('mouthSmile', 'mouthFrown', 'mouthStretch', 'mouthPress'),
+  'tongue': ('tongue',),
+  'other': ('',),
+}
+
 GAZE_YAW, GAZE_PITCH = 33.0, 24.0  # Degrees at a coefficient of 1.
 JAW_ANGLE = np.radians(23.0)
 
 EMOTIONS = ('neutral', 'angry', 'contempt', 'disgusted', 'fear', 'happy', 'sad', 'surprised')
+
+
+def group_of(name):
+  """The group of the coefficient `name`: a key of GROUPS."""
+  return next(g for g, words in GROUPS.items() if any(word in name for word in words))
 
 
 def coefficients(**values):
@@ -316,3 +332,44 @@ def look(right, down):
     eyeLookOutRight=max(-right, 0), eyeLookInLeft=max(-right, 0),
     eyeLookDown=max(down, 0), eyeLookUp=max(-down, 0),
   )  # fmt: skip
+
+
+# Of two that undo each other only one is drawn: both together would look like none.
+_OPPOSED = [
+  (INDEX[a], INDEX[b])
+  for a, b in (
+    ('jawLeft', 'jawRight'),
+    ('mouthLeft', 'mouthRight'),
+    ('mouthFunnel', 'mouthPucker'),
+    *((f'eyeBlink{side}', f'eyeWide{side}') for side in ('Left', 'Right')),
+    *((f'mouthSmile{side}', f'mouthFrown{side}') for side in ('Left', 'Right')),
+  )
+]
+
+
+def sample_dense(rng):
+  """A random expression float32 [K] in [0, 1] that moves every coefficient about as often.
+
+  `sample_expression` is what people do; of this one every coefficient can be learned.
+  """
+  result = rng.uniform(0.2, 1, len(EXPRESSION_NAMES)) * (rng.random(len(EXPRESSION_NAMES)) < 0.25)
+  if rng.random() < 0.5:
+    result = (result + mirror(result)) * rng.uniform(0.5, 1)  # Both sides together.
+  for pair in _OPPOSED:
+    result[pair[rng.integers(2)]] = 0
+  gaze_names = [name.startswith('eyeLook') for name in EXPRESSION_NAMES]
+  result = np.where(gaze_names, look(rng.normal(0, 0.6), rng.normal(0, 0.5)), result)
+  if result[INDEX['tongueOut']]:
+    result[INDEX['jawOpen']] = max(result[INDEX['jawOpen']], 0.45)
+  return np.clip(result, 0, 1).astype(np.float32)
+
+
+def sample_contrast(rng):
+  """Two expressions [2, K]: unrelated, or, oftener, different in one group of GROUPS only."""
+  draw = lambda: (sample_expression if rng.random() < 0.5 else sample_dense)(rng)
+  first, second = draw(), draw()
+  if rng.random() < 0.7:
+    group = list(GROUPS)[rng.integers(len(GROUPS))]
+    kept = np.array([group_of(name) != group for name in EXPRESSION_NAMES])
+    second = np.where(kept, first, sample_dense(rng))
+  return np.stack([first, second])
