@@ -110,14 +110,14 @@ SIZES = {
     identity_image=32,
     identity_width=16,
     identity_blocks=(1, 1),
-    expression_size=64,
+    expression_size=48,
     expression_crop=32,
-    expression_width=24,
-    expression_blocks=(1, 1, 1),
+    expression_width=32,
+    expression_blocks=(1, 2, 2),
     expression_pool=False,
     dropout=0.0,
-    warp_channels=(48, 24),
-    warp_upsampling=((1, 2, 2),),
+    warp_channels=(48, 24, 16),
+    warp_upsampling=((1, 2, 2), (1, 2, 2)),
     warp_range=0.4,
     unet_channels=(16, 24, 32),
     unet_depth_factor=1,
@@ -176,11 +176,15 @@ LOSSES = {
     ),
   ),
 }  # fmt: skip
-# The clean loss and, on synthetic heads alone, two things the method does not have: z is regressed
-# on the true coefficients, and the encoder sees the expression on another identity in another pose.
+# The clean loss and, on synthetic heads alone, three things the method lacks: z is regressed
+# on the true coefficients, the encoder sees the expression on another identity in another pose, and
+# pairs of frames that differ in their expressions only must come out as different as they are.
 LOSSES['supervised'] = dict(
-  loss=LOSSES['clean']['loss'] | dict(expression_regression=1.0), data=dict(motion_view='other')
+  loss=LOSSES['clean']['loss'] | dict(expression_regression=1.0, contrast=1.0),
+  data=dict(motion_view='other', pairing='contrast'),
 )
+# The regression alone: minutes that give a `supervised` run an encoder to start from.
+LOSSES['expression'] = dict(loss=dict(expression_regression=1.0))
 
 
 def get_config(presets='released'):
@@ -189,6 +193,7 @@ def get_config(presets='released'):
   config = ml_collections.ConfigDict()
   config.task = 'avatar'  # training/<task>.py.
   config.seed = 0
+  config.initial = ''  # The folder of a run whose networks, as it left them, this one starts from.
   config.steps = 300_000
   config.batch_size = 16  # Pairs, of all devices of all hosts together; groups of two.
   config.accumulate = 1  # Parts of the batch worked on one after the other, to save memory.
@@ -258,7 +263,8 @@ def get_config(presets='released'):
         config[name].update(value)
       else:
         config[name] = value
-    _without_downloads(config.loss)
+    if loss != 'expression':
+      _without_downloads(config.loss)
     if loss == 'supervised':
       config.loss.update(SUPERVISED_AT_SMALL_SIZES)
   if ablation:
@@ -272,7 +278,8 @@ TRAINING = {
     steps=4_000,
     batch_size=16,
     ema=0.995,
-    data=dict(source='synthetic', image_size=64, workers=1),
+    # An elastic warp moves the features that coefficients are read from.
+    data=dict(source='synthetic', image_size=64, workers=1, colour=0.0, motion_augment=False),
     optimiser=dict(
       learning_rate=1.5e-3, warmup=100, horizon=4_000, floor=2e-5, clip=1.0, b1=0.9, b2=0.99,
       weight_decay=1e-3,
@@ -288,7 +295,7 @@ TRAINING = {
 # Nothing here looks at a picture twice, which would be half the time.
 SUPERVISED_AT_SMALL_SIZES = dict(
   mse=20.0, face_mse=20.0, eyes=2.0, mouth=2.0, expression_regression=60.0, charbonnier=0.0,
-  features=0.0, pull=0.0, push=0.0, cosface=0.0, mismatch=0.0, canonical_volume=0.0,
+  contrast=1.0, features=0.0, pull=0.0, push=0.0, cosface=0.0, mismatch=0.0, canonical_volume=0.0,
 )  # fmt: skip
 TRAINING['small128'] = TRAINING['tiny64'] | dict(
   data=dict(source='synthetic', image_size=128, workers=8)

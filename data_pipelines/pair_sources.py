@@ -1,4 +1,5 @@
-"""Where pairs come from: `pair(clip, rng)` draws a source and a driver of one clip.
+"""Where pairs come from: `pair(clip, rng)` draws a source and a driver of one clip; `contrast` two
+pairs of one source, whose drivers differ in their expressions only.
 
 A view is a dict: image uint8 [S, S, 3], head_pose float32 [4, 4], and, but for motion views of
 another head, mask uint8 [S, S], regions uint8 [S, S, 3], landmarks float32 [68, 3] and, where it
@@ -51,11 +52,33 @@ class RecordPairs:
 
     Raises RecordError where a record is damaged.
     """
-    index = self.records.index
+    source, driver = _two_frames(self._frames(clip), self.min_distance, rng)
+    return self._pairs(clip, source, [driver], rng, other)[0]
+
+  def contrast(self, clip, rng, *, other=False):
+    """Two Pairs, drivers 2k and 2k + 1, of a clip of the task 'contrast'."""
+    row = self._rows[self._ends[clip] - 1]
+    if self.records.index['task'][row] != synthetic_clips.TASKS.index('contrast'):
+      raise InputError(
+        f"{self.records.folder} holds clips that are no contrasts, which pairing='contrast' needs: "
+        'make some with `emoportraits prepare synthetic --tasks contrast`.'
+      )
+    first, source = _contrast_frames(self._frames(clip), rng)
+    return self._pairs(clip, source, [first, first + 1], rng, other)
+
+  def _windows(self, clip):
+    """The rows of a clip's windows, and the number of frames up to each one's end."""
     rows = self._rows[self._ends[clip - 1] if clip else 0 : self._ends[clip]]
-    ends = np.cumsum(index['frames'][rows])
+    return rows, np.cumsum(self.records.index['frames'][rows])
+
+  def _frames(self, clip):
+    return int(self._windows(clip)[1][-1])
+
+  def _pairs(self, clip, source, drivers, rng, other):
+    index = self.records.index
+    rows, ends = self._windows(clip)
     places = []
-    for pick in _two_frames(int(ends[-1]), self.min_distance, rng):
+    for pick in (source, *drivers):
       window = int(np.searchsorted(ends, pick, side='right'))
       row = int(rows[window])
       places.append((row, int(pick - ends[window] + index['frames'][row])))
@@ -63,11 +86,22 @@ class RecordPairs:
     views = [self._view(opened[row], frame) for row, frame in places]
     motions = views
     if other:
-      motions = [self._other(*places[i], views[i], rng) for i in range(2)]
-    row, frame = places[1]
-    emotions = opened[row].meta.get('emotions')
-    emotion = emotions[frame] if emotions else index['emotion'][row]
-    return Pair(*views, *motions, int(index['identity'][row]), int(emotion))
+      motions = [self._other(*place, view, rng) for place, view in zip(places, views, strict=True)]
+    pairs = []
+    for driver, (row, frame) in enumerate(places[1:], 1):
+      emotions = opened[row].meta.get('emotions')
+      emotion = emotions[frame] if emotions else index['emotion'][row]
+      pairs.append(
+        Pair(
+          views[0],
+          views[driver],
+          motions[0],
+          motions[driver],
+          int(index['identity'][row]),
+          int(emotion),
+        )
+      )
+    return pairs
 
   def _view(self, record, frame):
     view = self._motion_view(record, frame) | {
@@ -110,21 +144,30 @@ class SyntheticPairs:
 
   def pair(self, clip, rng, *, other=False):
     """As RecordPairs.pair: two random expressions and poses of identity `first + clip`."""
-    number = self.first + clip
-    who, lit = synthetic_clips.identity(number), synthetic_heads.sample_light(rng)
-    frames = [
-      synthetic_heads.render(
-        who,
-        synthetic_heads.sample_expression(rng),
-        synthetic_heads.sample_head_pose(rng),
-        light=lit,
-        size=self.image_size,
+    draw = lambda: (synthetic_heads.sample_expression(rng), synthetic_heads.sample_head_pose(rng))
+    return self._pairs(clip, [draw(), draw()], rng, other)[0]
+
+  def contrast(self, clip, rng, *, other=False):
+    """As RecordPairs.contrast."""
+    pose = synthetic_heads.sample_head_pose
+    first, second = synthetic_heads.sample_contrast(rng)
+    source, shared = synthetic_heads.sample_dense(rng), pose(rng)
+    return self._pairs(clip, [(source, pose(rng)), (first, shared), (second, shared)], rng, other)
+
+  def _pairs(self, clip, motions, rng, other):
+    """Pairs of the first of `motions` (expression, pose) with each of the others."""
+    who, lit = synthetic_clips.identity(self.first + clip), synthetic_heads.sample_light(rng)
+    views = [
+      synthetic_clips.view(
+        synthetic_heads.render(who, expression, pose, light=lit, size=self.image_size)
       )
-      for _ in range(2)
+      for expression, pose in motions
     ]
-    views = [synthetic_clips.view(frame) for frame in frames]
-    motions = [_render_other(view, rng, self.image_size) if other else view for view in views]
-    return Pair(*views, *motions, int(clip), -1)
+    seen = [_render_other(view, rng, self.image_size) if other else view for view in views]
+    return [
+      Pair(views[0], driver, seen[0], motion, int(clip), -1)
+      for driver, motion in zip(views[1:], seen[1:], strict=True)
+    ]
 
 
 def open_source(source, *, split, image_size, identities, min_distance):
@@ -157,6 +200,13 @@ def _two_frames(count, min_distance, rng):
   before, after = max(0, source - apart + 1), max(0, count - source - apart)
   pick = int(rng.integers(before + after))
   return source, pick if pick < before else source + apart + pick - before
+
+
+def _contrast_frames(count, rng):
+  """Of `count` frames: an even one, whose successor is its contrast, and one of another pose."""
+  first = 2 * int(rng.integers(count // 2))
+  source = int(rng.integers(count - 2)) if count > 2 else first
+  return first, source + 2 * (source >= first and count > 2)
 
 
 def expression_order(manifest):

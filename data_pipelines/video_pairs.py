@@ -1,9 +1,10 @@
 """Batches of (source, driver) pairs: one Grain chain, the same stream for any number of workers.
 
 Row r of the stream, and so every batch, is a function of the seed and r alone; rows 2g and 2g + 1
-are one group, the device batch of two of training.md 1.2. Hosts share out whole groups: the union
-over hosts is the stream of a single host. A damaged record is replaced by another, drawn from the
-same random numbers, and counted.
+are one group, the device batch of two of training.md 1.2: unrelated pairs, or with
+pairing='contrast' one source and two drivers that differ in their expressions only. Hosts share out
+whole groups: the union over hosts is the stream of a single host. A damaged record is replaced by
+another, drawn from the same random numbers, and counted.
 
 Keys of a batch of B rows; S pixels a side, K expression coefficients; uint8 unless said:
 
@@ -35,6 +36,7 @@ DEFAULTS = dict(
   second=None,  # Mixed into the second row of groups: training.md 1.2, 2.5.
   second_share=0.25,  # Of all rows.
   mixing='groups',  # Every other group is mixed; 'steps': those of every other step, as published.
+  pairing='clips',  # 'contrast': both rows of a group have one source, and drivers of one pose.
   split='train',
   image_size=0,  # 0 is the size of the records; other sizes are resized.
   identities=400,  # Of an on-the-fly synthetic source.
@@ -62,8 +64,7 @@ def batches(data, batch_size, seed, *, workers=0, host=0, hosts=1):
       f'batch_size {batch_size} must be groups of two shared out evenly among {hosts} hosts: '
       f'use a multiple of {2 * hosts}.'
     )
-  rows = _rows(options, seed, groups)
-  stream = rows.batch(2, batch_fn=streams.stack)[host::hosts].batch(
+  stream = _groups(options, seed, groups)[host::hosts].batch(
     groups // hosts, batch_fn=streams.concatenate
   )
   return streams.Batches(stream, workers, options['bad_record_share'])
@@ -74,6 +75,7 @@ def _options(data):
   unknown = sorted(set(options) - set(DEFAULTS) - {'workers'})
   choices = dict(
     mixing=('groups', 'steps'),
+    pairing=('clips', 'contrast'),
     motion_view=('same', 'other'),
     background=('keep', 'green', 'black'),
     split=('train', 'validation', 'test', 'all'),
@@ -85,11 +87,13 @@ def _options(data):
       raise InputError(f'config.data.{name} is {options[name]!r}: choose one of {allowed}.')
   if not 0 <= options['second_share'] <= 0.5:
     raise InputError('config.data.second_share must lie in [0, 0.5]: at most one row of each two.')
+  if options['second'] and options['pairing'] == 'contrast':
+    raise InputError("config.data.second is of no use with pairing='contrast': leave it out.")
   return options
 
 
-def _rows(options, seed, groups):
-  """The endless stream of single rows, before hosts share it out."""
+def _groups(options, seed, groups):
+  """The endless stream of groups of two rows, before hosts share it out; `groups` to a step."""
   opened = [
     pair_sources.open_source(
       source,
@@ -102,17 +106,21 @@ def _rows(options, seed, groups):
     if source
   ]
   size = options['image_size'] or opened[0].image_size
-  rows, first_identity = [], 0
+  draw = DrawContrast if options['pairing'] == 'contrast' else DrawPair
+  drawn, first_identity = [], 0
   for number, pairs in enumerate(opened):
-    draw = DrawPair(pairs, options, size, number, first_identity)
     clips = grain.MapDataset.source(streams.ShuffledEpochs(len(pairs), seed + number))
-    rows.append(clips.seed(seed + number).random_map(draw))
+    drawn.append(
+      clips.seed(seed + number).random_map(draw(pairs, options, size, number, first_identity))
+    )
     first_identity += pairs.identities
-  if len(rows) == 1:
-    return rows[0]
-  return grain.MapDataset.select_from_datasets(
-    rows, _Mixture(options['second_share'], groups if options['mixing'] == 'steps' else 1)
-  )
+  if draw is DrawContrast:
+    return drawn[0]
+  rows = drawn[0]
+  if len(drawn) > 1:
+    block = groups if options['mixing'] == 'steps' else 1
+    rows = grain.MapDataset.select_from_datasets(drawn, _Mixture(options['second_share'], block))
+  return rows.batch(2, batch_fn=streams.stack)
 
 
 class _Mixture(grain.transforms.DatasetSelectionMap):
@@ -148,12 +156,7 @@ class DrawPair(grain.transforms.RandomMap):
     other = self._options['motion_view'] == 'other'
     read = lambda number: self._pairs.pair(number, rng, other=other)
     pair, faults = streams.draw(read, clip, len(self._pairs), rng)
-    row = self._row(pair, rng)
-    row['dataset'] = np.int32(self._dataset)
-    row['identity'] = np.int32(self._first_identity + pair.identity)
-    row['emotion'] = np.int32(pair.emotion)
-    row['faults'] = faults
-    return row
+    return self._row(pair, rng) | {'faults': faults}
 
   def _row(self, pair, rng):
     """The augmented arrays of a pair, the draws in the order of training.md 4.4."""
@@ -188,7 +191,22 @@ class DrawPair(grain.transforms.RandomMap):
       source_expression=source.get('expression', none),
       driver_expression=driver.get('expression', none),
       expression_known=np.bool_('expression' in driver),
+      dataset=np.int32(self._dataset),
+      identity=np.int32(self._first_identity + pair.identity),
+      emotion=np.int32(pair.emotion),
     )
+
+
+class DrawContrast(DrawPair):
+  """Clip number -> the two rows of a group, augmented alike."""
+
+  def random_map(self, clip, rng):
+    other = self._options['motion_view'] == 'other'
+    read = lambda number: self._pairs.contrast(number, rng, other=other)
+    pairs, faults = streams.draw(read, clip, len(self._pairs), rng)
+    seed = rng.integers(2**63)
+    rows = [self._row(pair, np.random.default_rng(seed)) for pair in pairs]
+    return streams.stack([row | {'faults': []} for row in rows]) | {'faults': faults}
 
 
 def _sized(view, size):

@@ -239,6 +239,18 @@ def regression(prediction, target, known):
   return jnp.where(known, error, 0).sum() / jnp.maximum(known.sum(), 1)
 
 
+def contrast(prediction, target, *, floor=2e-5):
+  """Error of predicted differences between the images of a group, as a share of the true ones.
+
+  [G, 2, H, W, 3] both; 0 is right, 1 is what a model that ignores what differs gets. Every group
+  weighs the same, however little of the image moves. `floor`: a mean square that counts as nothing.
+  """
+  between = lambda images: images[:, 0] - images[:, 1]
+  wanted = between(target)
+  mean = lambda x: jnp.square(x).mean((1, 2, 3))
+  return (mean(between(prediction) - wanted) / (mean(wanted) + floor)).mean()
+
+
 # Of speech (training.md 5.2).
 
 

@@ -20,6 +20,7 @@ from data_pipelines.synthetic_heads.expression import (
   group_of,
   look,
   sample_contrast,
+  sample_dense,
   sample_expression,
 )
 from data_pipelines.synthetic_heads.expression import mirror as mirror_expression
@@ -66,6 +67,7 @@ __all__ = [
   'project',
   'render',
   'sample_contrast',
+  'sample_dense',
   'sample_expression',
   'sample_head_pose',
   'sample_identity',

@@ -7,6 +7,7 @@ weight 0 costs nothing, because neither it nor the networks that only it needs a
 
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import flax
@@ -19,7 +20,15 @@ from emoportraits_jax.errors import InputError
 from emoportraits_jax.models import layers
 from emoportraits_jax.models.avatar import Avatar
 from emoportraits_jax.models.discriminator import Discriminator
-from emoportraits_jax.training import avatar_terms, optimiser, perceptual, quick_random
+from emoportraits_jax.training import (
+  avatar_terms,
+  checkpoints,
+  optimiser,
+  perceptual,
+  quick_random,
+  run_folder,
+  sharding,
+)
 from emoportraits_jax.training.avatar_preview import Preview
 
 POOL_SIZE = 49  # Driver poses each group remembers, the "moved pose" of training.md 1.4.
@@ -85,7 +94,7 @@ def build(config, *, with_frozen=True):
       f'config.batch_size is {config.batch_size}; it must be a multiple of '
       f'{2 * config.accumulate}: groups of two pairs, times config.accumulate.'
     )
-  weights = avatar_terms.active_weights(config.loss)
+  weights = avatar_terms.active_weights(config.loss, config.data.pairing)
   frozen, constants = perceptual.load(weights) if with_frozen else ({}, {})
   return Task(
     config=config,
@@ -112,9 +121,11 @@ def _batches(config, batch_size, *, host=0, hosts=1, workers=None, **changes):
 
 
 def init_state(task):
-  """A fresh state; its sizes come from the config alone."""
+  """A fresh state, its networks those of the run `config.initial` where one is named."""
   config = task.config
   params, spectral = jax.jit(functools.partial(init_params, task))()
+  if config.initial:
+    params, spectral = _parameters_of(config.initial, params, spectral)
   # AdamW starts from zeros; NumPy's need no compilation.
   zeros = lambda x: np.zeros(x.shape, x.dtype)
   return TrainState(
@@ -126,6 +137,45 @@ def init_state(task):
     pose_pool=np.tile(np.eye(4, dtype=np.float32), (config.batch_size // 2, POOL_SIZE, 2, 1, 1)),
     key=np.uint32([0, config.seed]),
   )
+
+
+def stored(workdir, *, step=None, best=False):
+  """(config, TrainState) of a checkpoint of a run, on one device.
+
+  Args:
+    workdir: of `emoportraits train`.
+    step: of the checkpoint; None is the newest intact one.
+    best: the one with the lowest score instead.
+
+  Raises:
+    InputError: no run, no such checkpoint, or it is damaged.
+  """
+  config = run_folder.config_of(workdir)
+  kept = checkpoints.Checkpoints(pathlib.Path(workdir) / 'checkpoints', keep=config.keep)
+  if step is None:
+    step = kept.best() if best else kept.newest_intact()
+  if step is None or not checkpoints.intact(kept.folder(step)):
+    there = ', '.join(map(str, kept.steps())) or 'none'
+    named = 'checkpoint' if step is None else f'checkpoint {step}'
+    raise InputError(f'{workdir} has no intact {named}; sealed ones: {there}.')
+  config.initial = ''  # What it started from may be gone.
+  shapes = jax.eval_shape(build(config, with_frozen=False).init)
+  mesh = sharding.make_mesh(jax.local_devices()[:1])
+  places = jax.tree.map(lambda _: sharding.whole(mesh), shapes)
+  return config, kept.restore(step, sharding.with_shardings(shapes, places))
+
+
+def _parameters_of(workdir, params, spectral):
+  """`params` and `spectral` with the networks that the run in `workdir` has too as it left them."""
+  _, state = stored(workdir)
+  older = state.params if state.ema is None else state.params | {'generator': state.ema}
+  shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+  for name in params.keys() & older.keys():
+    if shapes(params[name]) != shapes(older[name]):
+      raise InputError(
+        f'config.initial: the {name} of {workdir} has other sizes than config.model.'
+      )
+  return params | {name: older[name] for name in params.keys() & older.keys()}, state.spectral
 
 
 def init_params(task):

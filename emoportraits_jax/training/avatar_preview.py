@@ -21,8 +21,8 @@ class Preview:
     self._show = jax.jit(functools.partial(show, task))
 
   def __call__(self, state):
-    generator = state.params['generator'] if state.ema is None else state.ema
-    figures, columns = jax.device_get(self._show(generator, state.spectral, self.batch))
+    params = state.params if state.ema is None else state.params | {'generator': state.ema}
+    figures, columns = jax.device_get(self._show(params, state.spectral, self.batch))
     sheet = np.concatenate([np.concatenate(list(columns[name]), 0) for name in COLUMNS], 1)
     sheet = np.uint8(np.clip(sheet, 0, 1) * 255 + 0.5)
     return {name: float(value) for name, value in figures.items()}, {'sheet': sheet}
@@ -30,7 +30,7 @@ class Preview:
 
 def show(task, params, spectral, batch):
   """Figures {name: scalar} of held-out pairs, and columns {name: [ROWS, H, W, 3]} of a sheet."""
-  run = avatar_terms.generator(task, params, spectral)
+  run = avatar_terms.generator(task, params['generator'], spectral)
   out = avatar_terms.reenact(task, run, batch)
   crossed, _ = avatar_terms.cross_reenact(
     run, out, batch['source_head_pose'], batch['driver_head_pose']
@@ -48,6 +48,16 @@ def show(task, params, spectral, batch):
     # An encoder that has collapsed shows here first.
     'held_out/z_spread': (z.std(0) / (jnp.sqrt(jnp.square(z).mean()) + 1e-8)).mean(),
   }
+  if task.config.data.pairing == 'contrast':
+    between = lambda images: jnp.subtract(*jnp.moveaxis(avatar_terms.grouped(images), 1, 0))
+    wanted = between(target)
+    figures['held_out/response'] = (between(out['prediction']) * wanted).sum() / (
+      jnp.square(wanted).sum()
+    )
+  if 'regression' in params:
+    truth = batch['driver_expression']
+    missed = jnp.square(avatar_terms.coefficients(params, z) - truth).sum()
+    figures['held_out/expression_r2'] = 1 - missed / jnp.square(truth - truth.mean(0)).sum()
   warps = [run(f'warp_{way}', z, out['identity']) for way in ('to_canonical', 'from_canonical')]
   columns = {
     'source': source,

@@ -29,6 +29,7 @@ TERMS = (
   'mismatch',
   'canonical_volume',
   'expression_regression',
+  'contrast',
 )
 
 # Nose tip and the corners of the eyes: what training.md 1.7 aligns two heads by.
@@ -37,8 +38,8 @@ STABLE_LANDMARKS = (30, 36, 39, 42, 45)
 stop = jax.lax.stop_gradient
 
 
-def active_weights(loss):
-  """{term: weight} of the terms whose weight is not 0; InputError for an unknown one."""
+def active_weights(loss, pairing):
+  """{term: weight} of the terms whose weight is not 0; InputError for an impossible one."""
   for name, weight in loss.items():
     if name not in TERMS:
       near = difflib.get_close_matches(name, TERMS, 1)
@@ -47,6 +48,8 @@ def active_weights(loss):
     if not weight >= 0:
       raise InputError(f'config.loss.{name} is {weight}; a weight is 0 (off) or more.')
   weights = {name: float(weight) for name, weight in loss.items() if weight}
+  if 'contrast' in weights and pairing != 'contrast':
+    raise InputError("config.loss.contrast compares the rows of config.data.pairing='contrast'.")
   judged = sorted({'adversarial', 'feature_matching'} & set(weights))
   if judged and 'discriminator' not in weights:
     raise InputError(
@@ -78,9 +81,12 @@ def reenact(task, run, batch, *, key=None):
 
   With a `key` the expression encoder drops out, as in training.
   """
-  source, driver = to_float(batch['source']), to_float(batch['driver'])
-  mask = to_float(batch['driver_mask'])
-  masked = source * to_float(batch['source_mask'])
+  # The rows of a contrast share their source, which then is worked on once.
+  shared = task.config.data.pairing == 'contrast'
+  of_source = (lambda x: x[::2]) if shared else (lambda x: x)
+  of_rows = (lambda x: jnp.repeat(x, 2, axis=0)) if shared else (lambda x: x)
+  driver, mask = to_float(batch['driver']), to_float(batch['driver_mask'])
+  masked = to_float(of_source(batch['source'])) * to_float(of_source(batch['source_mask']))
   identity = run('identity', masked)
   crops = run(
     'crop',
@@ -88,9 +94,9 @@ def reenact(task, run, batch, *, key=None):
     interleave(batch['source_motion_head_pose'], batch['driver_motion_head_pose']),
   )
   z_source, z_driver = deinterleave(encode(run, crops, key))
-  canonical = run(
-    'to_canonical', run('appearance', masked), batch['source_head_pose'], z_source, identity
-  )
+  pose = of_source(batch['source_head_pose'])
+  canonical = run('to_canonical', run('appearance', masked), pose, of_source(z_source), identity)
+  identity, canonical = of_rows(identity), of_rows(canonical)
   driven = run('from_canonical', canonical, batch['driver_head_pose'], z_driver, identity)
   return {
     'masked_driver': driver * mask,
@@ -152,6 +158,11 @@ def encode(run, crops, key):
   return run('expression', crops, **dropout).astype(jnp.float32)
 
 
+def coefficients(params, z):
+  """What the linear probe that is trained along reads in z [B, Z]: [B, K]."""
+  return z @ params['regression']['kernel'] + params['regression']['bias']
+
+
 # Terms.
 
 
@@ -205,11 +216,12 @@ def loss_terms(task, params, spectral, batch, constants, *, step, key):
   if 'expression_regression' in active:
     known = batch['expression_known']
     terms['expression_regression'] = losses.regression(
-      interleave(out['z_source'], out['z_driver']) @ params['regression']['kernel']
-      + params['regression']['bias'],
+      coefficients(params, interleave(out['z_source'], out['z_driver'])),
       interleave(batch['source_expression'], batch['driver_expression']),
       interleave(known, known),
     )
+  if 'contrast' in active:
+    terms['contrast'] = losses.contrast(grouped(prediction), grouped(target))
   return terms
 
 
