@@ -239,7 +239,7 @@ def regression(prediction, target, known):
   return jnp.where(known, error, 0).sum() / jnp.maximum(known.sum(), 1)
 
 
-def contrast(prediction, target, *, floor=2e-5):
+def contrast(prediction, target, *, floor=1e-4):
   """Error of predicted differences between the images of a group, as a share of the true ones.
 
   [G, 2, H, W, 3] both; 0 is right, 1 is what a model that ignores what differs gets. Every group

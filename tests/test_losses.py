@@ -212,6 +212,20 @@ def test_regression_counts_known_samples_only():
   assert losses.regression(a, b, np.zeros(4, bool)) == 0
 
 
+def test_contrast_is_0_for_the_right_difference_and_1_for_none():
+  truth = np.float32(RNG.uniform(size=(3, 2, 4, 4, 3)))
+  shift = np.float32(RNG.uniform(size=(3, 1, 4, 4, 3)))  # Of both images: no difference.
+  of = lambda prediction: float(losses.contrast(prediction, truth, floor=0.0))
+  np.testing.assert_allclose(of(truth + shift), 0, atol=1e-10)
+  np.testing.assert_allclose(of(np.repeat(shift, 2, axis=1)), 1, rtol=1e-5)
+  mean = truth.mean(1, keepdims=True)
+  np.testing.assert_allclose(of(mean + 0.5 * (truth - mean)), 0.25, rtol=1e-5)
+  # Faint differences weigh as much as strong ones.
+  faint = truth.copy()
+  faint[0] *= 0.01
+  np.testing.assert_allclose(losses.contrast(0 * faint, faint, floor=0.0), 1, rtol=1e-5)
+
+
 def test_speech_losses():
   a, b = (np.float32(RNG.normal(size=(2, 5, 7))) for _ in range(2))
   components, scale = np.linalg.qr(RNG.normal(size=(7, 7)))[0][:3], RNG.uniform(0.5, 2, 7)

@@ -264,6 +264,21 @@ def test_closing_opening_and_gaze_do_what_they_say():
     assert right[0] > left[0] + 4 and down[1] > up[1] + 1
 
 
+def test_contrasts_move_every_coefficient_and_often_one_group_only():
+  rng = np.random.default_rng(0)
+  drawn = np.stack([heads.sample_contrast(rng) for _ in range(400)])
+  assert drawn.min() >= 0 and drawn.max() <= 1
+  assert ((drawn[:, 0] > 0.2).mean(0) > 0.02).all()
+  groups = np.array([*map(heads.group_of, heads.EXPRESSION_NAMES)])
+  apart = np.abs(drawn[:, 0] - drawn[:, 1]) > 0
+  moved = np.array([len(set(groups[row])) for row in apart])
+  assert 0.5 < (moved <= 1).mean() < 0.85 and (moved > 2).mean() > 0.15
+  dense = np.stack([heads.sample_dense(rng) for _ in range(200)])
+  column = lambda name: dense[:, heads.EXPRESSION_NAMES.index(name)]
+  assert not (column('eyeLookInLeft') * column('eyeLookOutLeft')).any()
+  assert not (column('jawLeft') * column('jawRight')).any()
+
+
 def test_head_turns_the_way_the_pose_says():
   nose = lambda **pose: (
     heads.render(plain(), heads.coefficients(), heads.head_pose(**pose), size=64).landmarks

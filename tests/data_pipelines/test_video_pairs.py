@@ -154,6 +154,47 @@ def test_the_other_view_shows_the_same_expression_on_another_head_in_another_pos
       np.testing.assert_array_equal(expression, batch['driver_expression'][row])
 
 
+@pytest.fixture(scope='module')
+def contrasts(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('pairs') / 'contrasts'
+  data_sets.build(folder, tasks=['contrast'])
+  return str(folder)
+
+
+@pytest.mark.parametrize('source', ['records', 'synthetic'])
+def test_a_contrast_is_one_source_and_two_drivers_that_differ_in_their_expressions(
+  contrasts, source
+):
+  options = dict(
+    source=contrasts if source == 'records' else 'synthetic',
+    pairing='contrast', motion_view='other', identities=4, image_size=32,
+  )  # fmt: skip
+  batch = _take(video_pairs.batches(options, 8, 2), 1)[0]
+  first, second = ({key: value[row::2] for key, value in batch.items()} for row in (0, 1))
+  shared = [key for key in batch if key.startswith('source')]
+  for key in (*shared, 'identity', 'driver_head_pose'):
+    np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+  apart = np.abs(first['driver_expression'] - second['driver_expression']).max(1)
+  assert (apart > 0.05).sum() >= 3
+  changed = np.abs(np.float32(first['driver']) - second['driver']).mean((1, 2, 3))
+  assert (changed[apart > 0.05] > 0).all()
+  assert not np.allclose(first['driver_head_pose'], first['source_head_pose'])
+  assert not np.allclose(first['driver_motion_head_pose'], first['driver_head_pose'])
+
+
+def test_contrasts_restore_and_share_out_as_pairs_do(contrasts):
+  options = dict(source=contrasts, pairing='contrast')
+  whole = _take(video_pairs.batches(options, 4, 3), 3)
+  iterator = iter(video_pairs.batches(options, 4, 3))
+  next(iterator)
+  state = iterator.get_state()
+  iterator.set_state(state)
+  _assert_same(next(iterator), whole[1])
+  for host in (0, 1):
+    part = _take(video_pairs.batches(options, 4, 3, host=host, hosts=2), 1)[0]
+    _assert_same(part, {key: value[2 * host :][:2] for key, value in whole[0].items()})
+
+
 def test_without_files_pairs_are_rendered_and_held_out_identities_stay_apart():
   options = dict(identities=3, image_size=32, colour=0, motion_augment=False, flip=0)
   batch = _take(video_pairs.batches(options, 2, 0), 1)[0]
@@ -186,6 +227,7 @@ def test_backgrounds_and_sizes(folder):
     (dict(colours=1), 2, 'colours is unknown'),
     (dict(background='blue'), 2, "'blue'"),
     (dict(source='/nowhere'), 2, 'does not exist'),
+    (dict(pairing='contrast', second='synthetic'), 2, 'leave it out'),
     ({}, 3, 'groups of two'),
     ({}, 0, 'groups of two'),
   ],
@@ -193,6 +235,11 @@ def test_backgrounds_and_sizes(folder):
 def test_options_that_cannot_be_meant_are_errors(changes, batch, message):
   with pytest.raises(InputError, match=message):
     video_pairs.batches(changes, batch, 0)
+
+
+def test_contrasts_need_clips_made_for_them(folder):
+  with pytest.raises(InputError, match='--tasks contrast'):
+    next(iter(video_pairs.batches(dict(source=str(folder), pairing='contrast'), 2, 0)))
 
 
 def _damage(folder, tmp_path, count):
