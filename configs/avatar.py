@@ -176,12 +176,13 @@ LOSSES = {
     ),
   ),
 }  # fmt: skip
-# The clean loss and, on synthetic heads alone, three things the method lacks: z is regressed
-# on the true coefficients, the encoder sees the expression on another identity in another pose, and
-# pairs of frames that differ in their expressions only must come out as different as they are.
+# The clean loss and, on synthetic heads alone, three things the method lacks: z is regressed on the
+# true coefficients, is shaped by nothing that is painted (so that it need not tell who or from
+# where), and two frames that differ in their expressions only must come out as differently.
 LOSSES['supervised'] = dict(
   loss=LOSSES['clean']['loss'] | dict(expression_regression=1.0, contrast=1.0),
-  data=dict(motion_view='other', pairing='contrast'),
+  data=dict(pairing='contrast'),
+  latent=dict(from_pixels=False),
 )
 # The regression alone: minutes that give a `supervised` run an encoder to start from.
 LOSSES['expression'] = dict(loss=dict(expression_regression=1.0))
@@ -226,6 +227,7 @@ def get_config(presets='released'):
   config.start = dict.fromkeys(avatar_terms.TERMS, 0)  # The step at which a term sets in.
   config.region_norm = 'pixels'  # Or 'area' of the mask: losses.head_regions.
   config.latent = dict(
+    from_pixels=True,  # z is trained by what is painted; if not, by terms of its own alone.
     mismatch='paper',  # Weights and margins of L_sdm: 'paper' (Eq. 3) or 'released'.
     mismatch_in_cosface=True,  # Its hinge is one more negative.
     positives=2,  # Contrasted: prediction, moved cross-reenactment; 3: also the unmoved one.
@@ -289,12 +291,10 @@ TRAINING = {
     picture_every=500,
   ),
 }  # fmt: skip
-# Squared errors to start with: absolute ones rest on a face without eyes, for their median is skin
-# (reference/feasibility.md). The regression outweighs what reaches z through the pixels, which is
-# noise as long as the generator is young: at a weight of 3 z read nothing after 9,000 crops.
-# Nothing here looks at a picture twice, which would be half the time.
+# Squared errors: absolute ones rest on a face without eyes, for their median is skin
+# (reference/feasibility.md). Nothing here looks at a picture twice, which would be half the time.
 SUPERVISED_AT_SMALL_SIZES = dict(
-  mse=20.0, face_mse=20.0, eyes=2.0, mouth=2.0, expression_regression=60.0, charbonnier=0.0,
+  mse=20.0, face_mse=20.0, eyes=2.0, mouth=2.0, expression_regression=20.0, charbonnier=0.0,
   contrast=1.0, features=0.0, pull=0.0, push=0.0, cosface=0.0, mismatch=0.0, canonical_volume=0.0,
 )  # fmt: skip
 TRAINING['small128'] = TRAINING['tiny64'] | dict(

@@ -13,6 +13,7 @@ import dataclasses
 import numpy as np
 
 from data_pipelines import synthetic_clips, synthetic_heads
+from emoportraits_jax.errors import InputError
 
 VERSION = 'heads-1'
 FIRST = synthetic_clips.HELD_OUT['test']
@@ -87,10 +88,10 @@ def identity_numbers(seed=0, identities=IDENTITIES):
 
 
 def check_held_out(numbers):
-  """Raises ValueError where a training identity belongs to the benchmark."""
+  """Raises InputError where a training identity belongs to the benchmark."""
   taken = [number for number in numbers if number >= FIRST]
   if taken:
-    raise ValueError(
+    raise InputError(
       f'Identity {taken[0]} belongs to the benchmark: train on numbers below {FIRST}.'
     )
 

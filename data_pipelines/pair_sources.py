@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines import shards, synthetic_clips, synthetic_heads
+from data_pipelines import head_benchmark, shards, synthetic_clips, synthetic_heads
 from emoportraits_jax.errors import InputError
 
 
@@ -46,6 +46,11 @@ class RecordPairs:
   def __len__(self):
     """The number of clips."""
     return len(self._ends)
+
+  def synthetic_heads(self):
+    """The numbers of the synthetic heads that are shown."""
+    shown = self.records.manifest.splits[self.records.split]
+    return [n for n in map(synthetic_clips.identity_number, shown) if n is not None]
 
   def pair(self, clip, rng, *, other=False):
     """A Pair of clip number `clip`; `other` shows motion on another head.
@@ -173,8 +178,13 @@ class SyntheticPairs:
 def open_source(source, *, split, image_size, identities, min_distance):
   """The pairs of `source`: a folder of records, or 'synthetic'."""
   if source != 'synthetic':
-    return RecordPairs(source, split, min_distance)
+    pairs = RecordPairs(source, split, min_distance)
+    if split == 'train':
+      head_benchmark.check_held_out(pairs.synthetic_heads())
+    return pairs
   first = synthetic_clips.HELD_OUT.get(split, 0)
+  if split == 'train':
+    head_benchmark.check_held_out(range(first, first + identities))
   return SyntheticPairs(first, identities, image_size or 64)
 
 

@@ -5,6 +5,7 @@ HELD_OUT up, so that no model has seen them whatever number of identities it was
 """
 
 import dataclasses
+import re
 
 import cv2
 import numpy as np
@@ -47,7 +48,13 @@ class Clip:
 
   @property
   def identity_name(self):
-    return f'head{self.identity:07d}'
+    return f'head{self.identity:07d}'  # `identity_number` reads it.
+
+
+def identity_number(name):
+  """The number of the head of this `identity_name`; None if it is nobody's."""
+  match = re.fullmatch(r'head(\d{7,})', name)
+  return int(match[1]) if match else None
 
 
 def identity(number):

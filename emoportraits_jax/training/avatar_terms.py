@@ -94,10 +94,13 @@ def reenact(task, run, batch, *, key=None):
     interleave(batch['source_motion_head_pose'], batch['driver_motion_head_pose']),
   )
   z_source, z_driver = deinterleave(encode(run, crops, key))
+  shown = (lambda z: z) if task.config.latent.from_pixels else stop
   pose = of_source(batch['source_head_pose'])
-  canonical = run('to_canonical', run('appearance', masked), pose, of_source(z_source), identity)
+  canonical = run(
+    'to_canonical', run('appearance', masked), pose, shown(of_source(z_source)), identity
+  )
   identity, canonical = of_rows(identity), of_rows(canonical)
-  driven = run('from_canonical', canonical, batch['driver_head_pose'], z_driver, identity)
+  driven = run('from_canonical', canonical, batch['driver_head_pose'], shown(z_driver), identity)
   return {
     'masked_driver': driver * mask,
     'target': composite(driver, mask, task.config.background),

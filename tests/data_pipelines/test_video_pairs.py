@@ -1,6 +1,7 @@
 import itertools
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,6 +208,21 @@ def test_without_files_pairs_are_rendered_and_held_out_identities_stay_apart():
   assert test.first == synthetic_clips.HELD_OUT['test'] > 400
 
 
+def test_training_never_sees_heads_of_the_benchmark(folder, tmp_path):
+  assert pair_sources.RecordPairs(folder, 'test', 2).synthetic_heads() == [2_000_000]
+  assert pair_sources.RecordPairs(folder, 'train', 2).synthetic_heads() == list(range(6))
+  # A folder where somebody gave a head of the benchmark to training.
+  copy = tmp_path / 'mixed'
+  shutil.copytree(folder, copy)
+  manifest = shards.Manifest.load(copy)
+  manifest.splits['train'].append('head2000007')
+  manifest.save(copy)
+  with pytest.raises(InputError, match='2000007 belongs to the benchmark'):
+    video_pairs.batches(dict(source=str(copy)), 2, 0)
+  with pytest.raises(InputError, match='2000000 belongs to the benchmark'):
+    video_pairs.batches(dict(source='synthetic', identities=2_000_001), 2, 0)
+
+
 def test_backgrounds_and_sizes(folder):
   options = dict(source=str(folder), colour=0, motion_augment=False, image_size=16)
   keep, green, black = (
@@ -243,8 +259,6 @@ def test_contrasts_need_clips_made_for_them(folder):
 
 
 def _damage(folder, tmp_path, count):
-  import shutil
-
   copy = shutil.copytree(folder, tmp_path / 'damaged')
   chosen = [shard for shard in shards.Manifest.load(copy).shards if shard.split == 'train'][:count]
   for shard in chosen:
