@@ -1,7 +1,8 @@
 """The avatar: `emoportraits train --config=configs/avatar.py:tiny64,supervised --workdir=runs/tiny`
 
 Words after the colon, in any order, choose the sizes (SIZES) and the loss (LOSSES); without, the
-released size with the clean loss. `--config.loss.l1=5` changes one value.
+released size with the clean loss; `released` is both, if no other word says otherwise.
+`--config.loss.l1=5` changes one value.
 """
 
 import difflib
@@ -188,7 +189,7 @@ LOSSES['supervised'] = dict(
 LOSSES['expression'] = dict(loss=dict(expression_regression=1.0))
 
 
-def get_config(presets='released'):
+def get_config(presets=''):
   """Comma-separated names of SIZES and LOSSES -> ConfigDict; InputError for an unknown name."""
   size, loss, ablation = _chosen(presets)
   config = ml_collections.ConfigDict()
@@ -330,17 +331,16 @@ def _ablate(config, off=(), widen=1, mixing=()):
 
 
 def _chosen(presets):
+  kinds = {'size': SIZES, 'loss': LOSSES, 'ablation': ABLATIONS}
   chosen = {'size': 'released', 'loss': 'clean', 'ablation': None}
-  known = [*SIZES, *LOSSES, *ABLATIONS]
-  for name in filter(None, presets.split(',')):
-    if name in SIZES:
-      chosen['size'] = name
-    elif name in LOSSES:
-      chosen['loss'] = name
-    elif name in ABLATIONS:
-      chosen['ablation'] = name
-    else:
+  words = [word for word in presets.split(',') if word]
+  # 'released' is a size and a loss: another word may replace either.
+  for name in sorted(words, key=lambda name: name != 'released'):
+    found = [kind for kind, presets in kinds.items() if name in presets]
+    if not found:
+      known = list(dict.fromkeys(name for presets in kinds.values() for name in presets))
       near = difflib.get_close_matches(name, known, 1)
       hint = f'did you mean {near[0]!r}?' if near else f'there are {", ".join(known)}.'
       raise InputError(f'configs/avatar.py has no preset {name!r}; {hint}')
+    chosen |= dict.fromkeys(found, name)
   return chosen['size'], chosen['loss'], chosen['ablation']

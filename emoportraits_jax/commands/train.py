@@ -36,11 +36,9 @@ def _parse(parse, words, namespace=None):
 def run(args):
   """Trains, or goes on with what is in the work folder."""
   import importlib
-  import os
   import pathlib
 
-  import jax
-
+  from emoportraits_jax import compile_cache
   from emoportraits_jax.training import loop, run_folder, sharding
 
   config = run_folder.read_config(args.config, args.overrides)
@@ -48,8 +46,6 @@ def run(args):
   if args.distributed is not None:
     sharding.join_processes(args.distributed)
   run_folder.claim(workdir, config)
-  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    # A resumed run does not compile again.
-    jax.config.update('jax_compilation_cache_dir', str((workdir / 'compiled').absolute()))
+  compile_cache.enable()  # A resumed run, or another of the same sizes, does not compile again.
   task = importlib.import_module(f'emoportraits_jax.training.{config.task}').build(config)
   loop.train(task, workdir)

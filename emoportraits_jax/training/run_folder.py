@@ -1,5 +1,6 @@
 """The config of a run: read from a file with overrides, written beside what the run makes."""
 
+import difflib
 import json
 import pathlib
 import sys
@@ -29,16 +30,40 @@ def read_config(name, overrides=()):
     if not beside.exists():
       raise InputError(f'There is no config {file}; the usual one is configs/avatar.py:tiny64.')
     file = str(beside)
-  values = flags.FlagValues()
-  config = config_flags.DEFINE_config_file('config', flag_values=values)
-  try:
-    values(['train', f'--config={file}{":" + presets if presets else ""}', *overrides])
-    return config.value
-  except InputError:
-    raise
-  except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
-    reason = ' '.join(str(error).strip('"\'').split())
-    raise InputError(f'{name}: {reason}') from error
+
+  def read(words):
+    values = flags.FlagValues()
+    words = ['train', f'--config={file}{":" + presets if presets else ""}', *words]
+    config = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=words)
+    try:
+      values(words)
+      return config.value
+    except InputError:
+      raise
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
+      raise InputError(f'{name}: {" ".join(str(error).split())}') from error
+
+  if overrides:
+    _check_keys(read([]), overrides)
+  return read(overrides)
+
+
+def _check_keys(config, overrides):
+  known = list(_flattened(config))
+  for word in overrides:
+    key = word.split('=', 1)[0].removeprefix('--config.')
+    if key not in known:
+      near = difflib.get_close_matches(key, known, 1)
+      hint = f'did you mean {near[0]!r}?' if near else f'it has {", ".join(config)}.'
+      raise InputError(f'The config has no key {key!r}; {hint}')
+
+
+def _flattened(config, prefix=''):
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _flattened(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name
 
 
 def claim(workdir, config):

@@ -6,7 +6,7 @@ import grain
 import numpy as np
 
 from configs import avatar as avatar_config
-from emoportraits_jax.training import avatar
+from emoportraits_jax.training import avatar, perceptual
 
 SIZE = 16
 MODEL = dict(
@@ -53,12 +53,18 @@ LOSS = dict(
 
 
 def config(loss=LOSS, presets='tiny64', **changes):
-  """The tiny preset with the micro model, the terms of `loss` only, `changes` by dotted name."""
+  """Presets with the micro model, the terms of `loss` only, `changes` by dotted name.
+
+  With `loss` None the terms are those of the presets, without the perceptual ones.
+  """
   config = avatar_config.get_config(presets)
   config.model = MODEL
   config.coefficients = COEFFICIENTS
   config.batch_size = 4
-  config.loss = dict.fromkeys(config.loss, 0.0) | loss
+  if loss is None:
+    config.loss.update(dict.fromkeys(perceptual.TERMS, 0.0))
+  else:
+    config.loss = dict.fromkeys(config.loss, 0.0) | loss
   config.start = dict.fromkeys(config.start, 0)
   config.optimiser.warmup = 0
   config.steps, config.log_every, config.save_every, config.picture_every = 6, 2, 2, 1000

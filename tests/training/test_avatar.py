@@ -1,0 +1,152 @@
+"""What each term of the avatar's loss trains, seen in the traced step of a tiny model."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import micro
+import numpy as np
+import pytest
+import reach
+
+from emoportraits_jax import frozen
+from emoportraits_jax.errors import InputError
+from emoportraits_jax.training import avatar, avatar_terms, perceptual
+
+# Of each loss: the latent terms it has, and whether painted pixels shape z.
+PRESETS = {
+  'released': ({'pull', 'push', 'cosface', 'mismatch'}, True),
+  'paper': ({'cosface', 'mismatch'}, True),
+  'clean': ({'pull', 'push', 'cosface', 'mismatch'}, True),
+  'supervised': ({'pull', 'push', 'cosface', 'mismatch'}, False),
+}
+GENERATOR = {
+  'appearance_encoder',
+  'canonical_unet',
+  'decoder',
+  'expression_encoder',
+  'from_canonical_warp',
+  'identity_encoder',
+  'to_canonical_warp',
+  'warp_embedding',
+}
+TO_CANONICAL = GENERATOR - {'decoder', 'from_canonical_warp'}
+EXPRESSION = {'expression_encoder'}
+PAINTED = ('adversarial', 'feature_matching', 'eyes', 'mouth', 'ears', 'contrast', 'mse')
+LATENT = ('pull', 'push', 'cosface', 'mismatch')
+
+
+def trained(config):
+  """{term: the networks that get a gradient from it}: parts of the generator by their names."""
+  task = avatar.build(config)
+  shapes = jax.eval_shape(task.init)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  batch = micro.batch()
+  batch['moved_head_pose'] = batch['driver_head_pose']
+
+  def gradient(weights, params, spectral, batch, key):
+    loss = lambda params: avatar_terms.loss_terms(
+      task, params, spectral, batch, {}, step=jnp.int32(0), key=key
+    )
+    _, pull_back = jax.vjp(loss, params)
+    return pull_back(weights)[0]
+
+  weights = dict.fromkeys(task.weights, jnp.ones(()))
+  found = reach.reaches(gradient, weights, shapes.params, shapes.spectral, batch, key)
+  terms, names = sorted(weights), {term: set() for term in weights}
+  for (path, _), sources in zip(jax.tree.leaves_with_path(shapes.params), found, strict=True):
+    network, part = path[0].key, path[1].key
+    for index in sources & set(range(len(terms))):
+      names[terms[index]].add(part if network == 'generator' else network)
+  return names
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_every_term_trains_what_it_should(preset):
+  latent, from_pixels = PRESETS[preset]
+  found = trained(micro.config(None, f'released,{preset}'))
+  assert latent == set(LATENT) & found.keys()
+  shaped = set() if from_pixels else EXPRESSION
+  for term, networks in found.items():
+    if term in LATENT:
+      assert networks == EXPRESSION, term
+    elif term in PAINTED:
+      assert networks == GENERATOR - shaped, term
+    elif term == 'canonical_volume':
+      assert networks == TO_CANONICAL - shaped
+    elif term == 'expression_regression':
+      assert networks == EXPRESSION | {'regression'}
+    else:
+      assert term == 'discriminator' and networks == {'discriminator'}
+
+
+def test_the_switch_lets_latent_terms_train_what_they_look_at():
+  found = trained(micro.config({'cosface': 1.0}, **{'mixing.gradient': True}))
+  assert found == {'cosface': GENERATOR}
+
+
+def _perceptual(monkeypatch, variables):
+  """The task of the released loss, with stand-ins for the files it needs."""
+  load = lambda name: (frozen.published(name).network, variables(name))
+  monkeypatch.setattr(perceptual.frozen, 'load', load)
+  config = micro.config(None, 'released,released')
+  config.loss.update(dict(vgg19=18.0, vgg_face=10.0, gaze=10.0))
+  return avatar.build(config)
+
+
+def _shapes(name):
+  module = frozen.published(name).network
+  method = 'taps' if name == 'gaze' else '__call__'
+  init = functools.partial(module.init, method=method)
+  return jax.eval_shape(init, jax.random.key(0), np.zeros((1, 36, 60, 3), np.float32))
+
+
+def test_the_whole_released_loss_makes_a_step(monkeypatch):
+  """Traced, not run: every term is there, and the state comes out as it went in."""
+  task = _perceptual(monkeypatch, _shapes)
+  state = jax.eval_shape(task.init)
+  new, metrics = jax.eval_shape(task.train_step, state, micro.batch(), task.constants)
+  assert {f'loss/{term}' for term in task.weights} < metrics.keys()
+  assert {'vgg19', 'vgg_face', 'gaze', 'discriminator'} < task.weights.keys()
+  like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert like(new) == like(state)
+
+
+@pytest.mark.slow
+def test_a_step_with_the_whole_released_loss_is_finite(monkeypatch, aux_recipe, reference):
+  def variables(name):
+    inventory = aux_recipe.load_inventory(reference / 'aux' / f'inventory_{name}.tsv')
+    return frozen.published(name).convert(aux_recipe.weights(inventory, 0), source=name)[0]
+
+  task = _perceptual(monkeypatch, variables)
+  step = jax.jit(task.train_step)
+  before = task.init()
+  state = before.replace(step=np.int32(20_000))  # Every term has set in.
+  after, metrics = step(state, micro.batch(), task.constants)
+  for name, value in metrics.items():
+    assert np.isfinite(value), name
+  for name in ('vgg19', 'vgg_face', 'discriminator'):
+    assert metrics[f'loss/{name}'] > 0, name
+  for name in ('generator', 'discriminator'):
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params[name], after.params[name])
+    assert max(jax.tree.leaves(moved)) > 0, name
+
+
+def test_a_missing_file_is_named_with_where_to_get_it(monkeypatch, tmp_path):
+  monkeypatch.setattr(frozen, 'folders', lambda: [tmp_path])
+  config = micro.config({'vgg19': 1.0})
+  with pytest.raises(InputError, match=f'vgg19 needs the file .*: get it from http.*{tmp_path}'):
+    avatar.build(config)
+
+
+@pytest.mark.parametrize(
+  ('loss', 'message'),
+  [
+    ({'mse': 1.0, 'adversarail': 1.0}, "no term 'adversarail'; did you mean 'adversarial'"),
+    ({'mse': -1.0}, 'config.loss.mse is -1.0'),
+    ({'adversarial': 1.0}, 'needs a trained discriminator'),
+  ],
+)
+def test_impossible_losses_are_refused(loss, message):
+  with pytest.raises(InputError, match=message):
+    avatar_terms.active_weights(loss, 'frames')
