@@ -8,6 +8,7 @@ weight 0 costs nothing, because neither it nor the networks that only it needs a
 import dataclasses
 import functools
 import pathlib
+import sys
 from typing import Any
 
 import flax
@@ -166,16 +167,32 @@ def stored(workdir, *, step=None, best=False):
 
 
 def _parameters_of(workdir, params, spectral):
-  """`params` and `spectral` with the networks that the run in `workdir` has too as it left them."""
+  """`params` and `spectral`, but what the run in `workdir` left of the modules that fit."""
   _, state = stored(workdir)
   older = state.params if state.ema is None else state.params | {'generator': state.ema}
   shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-  for name in params.keys() & older.keys():
-    if shapes(params[name]) != shapes(older[name]):
-      raise InputError(
-        f'config.initial: the {name} of {workdir} has other sizes than config.model.'
-      )
-  return params | {name: older[name] for name in params.keys() & older.keys()}, state.spectral
+  fits = lambda a, b, name: name in b and shapes(a[name]) == shapes(b[name])
+  taken, left = [], []
+
+  def merge(new, old, path, depth):
+    merged = dict(new)
+    for name in new:
+      if fits(new, old, name):
+        merged[name] = old[name]
+        taken.append(path + name)
+      elif depth and name in old:
+        merged[name] = merge(new[name], old[name], f'{path}{name}/', depth - 1)
+      else:
+        left.append(path + name)
+    return merged
+
+  params = merge(params, older, '', depth=1)
+  if not taken:
+    raise InputError(f'config.initial: nothing in {workdir} has the sizes of config.model.')
+  if left:
+    print(f'{workdir} has no {", ".join(left)} of these sizes: they start afresh.', file=sys.stderr)
+  known = {name: state.spectral[name] for name in spectral if fits(spectral, state.spectral, name)}
+  return params, spectral | known
 
 
 def init_params(task):
