@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines import face_labels, records
 from data_pipelines.clip_lists import VIDEOS, Skip
-from emoportraits_jax import faces, media
+from emoportraits_jax import faces, media, tracking
 from emoportraits_jax.errors import InputError
 
 PICTURES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff'}
@@ -159,7 +159,7 @@ def _scenes(frames, still):
 
 def _is_cut(before, after, face):
   """Whether the whole picture, or the place of the face, changes more than motion changes it."""
-  if _change(before, after) > faces.CUT:
+  if _change(before, after) > tracking.CUT:
     return True
   if face is None:
     return False

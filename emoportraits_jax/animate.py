@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emoportraits_jax import faces, files, geometry, mattes, media, paste_back, smoothing
+from emoportraits_jax import faces, files, geometry, mattes, media, paste_back, smoothing, tracking
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.prefetch import prefetched
 
@@ -245,7 +245,8 @@ def motion_from_video(
   found, cuts, values = [], [], []
 
   def crops():
-    tracker = faces.Tracker(detector or faces.load_detector(), frame_rate, face) if crop else None
+    search = detector or (crop and faces.load_detector())
+    tracker = tracking.Tracker(search, frame_rate, face) if crop else None
     for frame in frames:
       frame = _picture(frame)
       if tracker is None:

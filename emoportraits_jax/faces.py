@@ -1,4 +1,4 @@
-"""Finds faces, cuts them out as the network wants them, and follows one through a video.
+"""Finds faces, cuts them out as the network wants them, and lays pictures back.
 
 Pixels: continuous coordinates, pixel i covers [i, i + 1); x to the right, y down. A Square is a
 turned square of the picture; `take` cuts it out, `put` lays a picture back into it.
@@ -15,8 +15,6 @@ import numpy as np
 from emoportraits_jax.errors import InputError
 
 MEDIAPIPE_MODELS = ('blaze_face_short_range.tflite', 'blaze_face_full_range.tflite')
-CUT = 30.0  # Mean change of a 32x32 picture at a scene cut; within scenes 19 is the most we saw.
-_DETECTIONS_PER_SECOND = 12  # The square is smoothed far below this.
 # The frontal cascade's scores in our samples: true upright faces 55.7 and more, mistakes 55.3.
 _SURE = 55.6
 _KEPT = 0.7  # The share of the wanted side that shrinking at a border must leave.
@@ -87,24 +85,44 @@ def face_square(face, shape):
 
 
 def take(image, square, size):
-  """Cuts a Square out of [H, W, ...] uint8 or float32 -> [size, size, ...], bicubic (a = -0.75)."""
+  """Cuts a Square out of [H, W, ...] -> [size, size, ...], bicubic (a = -0.75).
+
+  uint8, or float32 in [0, 1].
+  """
   if square.angle == 0 and square.side % 2 == 0 and square.x % 1 == 0 and square.y % 1 == 0:
     half = int(square.side) // 2
     top, left = int(square.y) - half, int(square.x) - half
     bottom, right = top + 2 * half, left + 2 * half
     if top >= 0 and left >= 0 and bottom <= image.shape[0] and right <= image.shape[1]:
       return _resize(np.ascontiguousarray(image[top:bottom, left:right]), size)
+  top, left, bottom, right = _bounds(square, image.shape, 4)
+  piece = image[top:bottom, left:right]
   # Bicubic reads 4 pixels however far apart: first shrink what is more than twice too large.
-  shrink = max(1.0, square.side / size / 2)
-  middle = max(size, round(square.side / shrink))
+  shape = np.array(piece.shape[1::-1])
+  small = np.ceil(shape / max(1.0, square.side / size / 2)).astype(int)
+  scale = small / shape
+  if (small < shape).any():
+    piece = cv2.resize(piece, small.tolist(), interpolation=cv2.INTER_AREA)
+  matrix = _image_from_crop(square, size) - [[0, 0, left], [0, 0, top]]
+  matrix = scale[:, None] * matrix + np.stack([0 * scale, 0 * scale, scale / 2 - 0.5], axis=1)
   crop = cv2.warpAffine(
-    image,
-    _image_from_crop(square, middle),
-    (middle, middle),
+    piece,
+    matrix,
+    (size, size),
     flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
     borderMode=cv2.BORDER_REPLICATE,
   )
-  return _resize(crop, size)
+  return np.clip(crop, 0, 1) if crop.dtype == np.float32 else crop
+
+
+def _bounds(square, shape, margin=0):
+  """(top, left, bottom, right) of the pixels that a Square and a margin reach in a picture."""
+  turn = math.radians(square.angle)
+  reach = square.side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn))) + margin
+  height, width = shape[:2]
+  top, bottom = max(0, math.floor(square.y - reach)), min(height, math.ceil(square.y + reach))
+  left, right = max(0, math.floor(square.x - reach)), min(width, math.ceil(square.x + reach))
+  return top, left, bottom, right
 
 
 def _resize(image, size):
@@ -129,38 +147,47 @@ def _image_from_crop(square, size):
   )
 
 
-def put(image, crop, alpha, square):
-  """Blends `crop` [S, S, 3] uint8 with weight `alpha` [S, S] float32 into `image`, in place.
+def layer(crop, alpha):
+  """[S, S, 3] uint8 and its weight [S, S] float32 -> [S, S, 4] uint8: colour x weight, weight."""
+  weight = np.rint(alpha * np.float32(255)).astype(np.uint8)
+  colour = cv2.multiply(crop, cv2.merge([weight] * 3), scale=1 / 255)
+  return cv2.merge([*cv2.split(colour), weight])
 
-  Only pixels whose weight is not 0 change; `image` is [H, W, 3] uint8.
+
+def over(front, back):
+  """A `layer` laid over another layer, or over a picture [S, S, 3] uint8."""
+  channels = back.shape[2]
+  kept = cv2.merge([cv2.bitwise_not(cv2.extractChannel(front, 3))] * channels)
+  colour = front if channels == 4 else cv2.cvtColor(front, cv2.COLOR_BGRA2BGR)  # Drops the weight.
+  return cv2.add(colour, cv2.multiply(back, kept, scale=1 / 255))
+
+
+def put(image, layer, square):
+  """Lays a `layer` [S, S, 4] over the Square of `image` [H, W, 3] uint8, in place.
+
+  Only pixels whose weight is not 0 change.
   """
-  turn = math.radians(square.angle)
-  reach = square.side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn)))
-  top, left = max(0, math.floor(square.y - reach)), max(0, math.floor(square.x - reach))
-  bottom = min(image.shape[0], math.ceil(square.y + reach))
-  right = min(image.shape[1], math.ceil(square.x + reach))
+  top, left, bottom, right = _bounds(square, image.shape)
   if bottom <= top or right <= left:
     return
-  layer = np.concatenate([crop, np.round(alpha * 255).astype(np.uint8)[..., None]], axis=-1)
-  shape = right - left, bottom - top
-  if square.angle == 0 and shape == (square.side, square.side):
-    layer = cv2.resize(layer, shape, interpolation=cv2.INTER_CUBIC)
+  if len(layer) > 2 * square.side:  # As in `take`.
+    layer = cv2.resize(layer, (max(1, round(2 * square.side)),) * 2, interpolation=cv2.INTER_AREA)
+  size, half = len(layer), square.side / 2
+  if square.angle == 0 and all(x % 1 == 0 for x in (half, square.x, square.y)):
+    layer = cv2.resize(layer, (int(square.side),) * 2, interpolation=cv2.INTER_CUBIC)
+    y, x = int(top - square.y + half), int(left - square.x + half)
+    layer = layer[y : y + bottom - top, x : x + right - left]
   else:
-    size = len(layer)
-    if size > 2 * square.side:  # As in `take`.
-      size = max(1, round(2 * square.side))
-      layer = cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA)
-    # Nothing at the edge, which goes on outside.
-    layer[[0, -1], :, 3] = layer[:, [0, -1], 3] = 0
+    # Bicubic to twice the size and then linear: as good as bicubic alone, and eight times as fast.
+    size = max(2 * size, round(square.side)) if size < 2 * square.side else size
+    layer = cv2.resize(layer, (size, size), interpolation=cv2.INTER_CUBIC)
     matrix = _image_from_crop(square, size) - [[0, 0, left], [0, 0, top]]
-    layer = cv2.warpAffine(
-      layer, matrix, shape, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
-  under, weight = image[top:bottom, left:right], cv2.merge([layer[..., 3]] * 3)
-  image[top:bottom, left:right] = cv2.add(
-    cv2.multiply(layer[..., :3], weight, scale=1 / 255),
-    cv2.multiply(under, cv2.bitwise_not(weight), scale=1 / 255),
-  )
+    layer = cv2.warpAffine(layer, matrix, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+  x, y, width, height = cv2.boundingRect(cv2.extractChannel(layer, 3))
+  if not width:
+    return
+  under = image[top + y : top + y + height, left + x : left + x + width]
+  under[:] = over(layer[y : y + height, x : x + width], under)
 
 
 # ---- Detection ----
@@ -357,98 +384,3 @@ def choose(faces, choice='largest'):
   if not 1 <= int(choice) <= len(faces):
     raise InputError(f'There is no face {choice}: {len(faces)} found; count from the left, from 1.')
   return faces[int(choice) - 1]
-
-
-# ---- Tracking ----
-
-
-class OneEuro:
-  """The one-euro filter: smooth when still, quick when fast (Casiez et al., CHI 2012).
-
-  Args:
-    rate: samples per second.
-    cutoff: Hz, of what is still.
-    beta: Hz more for each unit per second of speed.
-  """
-
-  def __init__(self, rate, cutoff, beta):
-    self._rate, self._cutoff, self._beta = rate, cutoff, beta
-    self._value = self._speed = None
-
-  def __call__(self, value):
-    """One array after the other -> the smoothed one; the first is returned as it is."""
-    if self._value is None:
-      self._value, self._speed = value, np.zeros_like(value)
-      return value
-    speed = (value - self._value) * self._rate
-    self._speed = self._speed + self._share(1.0) * (speed - self._speed)
-    cutoff = self._cutoff + self._beta * np.abs(self._speed)
-    self._value = self._value + self._share(cutoff) * (value - self._value)
-    return self._value
-
-  def _share(self, cutoff):
-    return 1 / (1 + self._rate / (2 * math.pi * cutoff))
-
-
-class Sighting(NamedTuple):
-  """Where the face of a frame is; `found` False where it was lost and the last place is held."""
-
-  square: Square | None  # None until a first face is seen.
-  found: bool
-  cut: bool  # The frame begins a new scene.
-
-
-class Tracker:
-  """Follows one face from frame to frame; starts again at a scene cut or where it was lost.
-
-  Args:
-    detector: see `load_detector`.
-    rate: frames per second.
-    choice: see `choose`.
-  """
-
-  def __init__(self, detector, rate, choice='largest'):
-    self._detector, self._choice, self._rate = detector, choice, float(rate)
-    self._every = max(1, round(self._rate / _DETECTIONS_PER_SECOND))
-    self._thorough_every = round(2 * self._rate)  # While there is no face.
-    self._face = self._square = self._thumbnail = None
-    self._since_thorough = self._since = math.inf
-
-  def __call__(self, frame):
-    """The next frame [H, W, 3] uint8 -> Sighting."""
-    thumbnail = cv2.resize(frame[::4, ::4], (32, 32), interpolation=cv2.INTER_AREA).astype(int)
-    cut = self._thumbnail is not None and np.abs(thumbnail - self._thumbnail).mean() > CUT
-    self._thumbnail = thumbnail
-    if cut:
-      self._face = None
-      self._since_thorough = self._since = math.inf
-    self._since += 1
-    self._since_thorough += 1
-    if self._since >= self._every:
-      self._since = 0
-      self._look(frame)
-    if self._face is not None:
-      x, y, log_side = (self._smooth(self._place / self._unit) * self._unit).tolist()
-      self._square = Square(x, y, math.exp(log_side), self._face.angle)
-    return Sighting(self._square, self._face is not None, bool(cut))
-
-  def _look(self, frame):
-    if self._face is not None:
-      self._face = self._detector.near(frame, self._face)
-    fresh = self._face is None
-    if fresh:
-      self._face = choose(self._search(frame), self._choice)
-    if self._face is None:
-      return
-    square = face_square(self._face, frame.shape)
-    self._place = np.array([square.x, square.y, math.log(square.side)])
-    if fresh:
-      # Far slower than a face: the square is not to shake, nor to follow each nod.
-      self._unit = np.array([square.side, square.side, 2.0])
-      self._smooth = OneEuro(self._rate, cutoff=0.2, beta=1.0)
-
-  def _search(self, frame):
-    if self._since_thorough >= self._thorough_every:
-      self._since_thorough = 0
-      return self._detector(frame)
-    return self._detector.quick(frame)

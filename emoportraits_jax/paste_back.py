@@ -5,6 +5,8 @@ head filled in where the head has moved away, and the rendered head blended over
 the square that was cut out never change.
 """
 
+import functools
+
 import cv2
 import flax
 import numpy as np
@@ -79,6 +81,7 @@ def _colour_match(rendered, crop, matte):
   return np.stack([gain, np.clip(wanted - gain * mean, -48, 48)]).astype(np.float32)
 
 
+@functools.lru_cache(4)
 def window(size):
   """[size, size] float32: 1, falling to 0 at the border, so that no seam shows there."""
   distance = (np.minimum(np.arange(size), np.arange(size)[::-1]) + 0.5) / size
@@ -99,17 +102,18 @@ def paste(portrait, rendered, matte, base=None):
   Returns:
     [H, W, 3] uint8, a new array.
   """
-  square = faces.Square(*portrait.square.tolist())
+  gain, offset = portrait.colour
+  table = np.clip(np.round(np.arange(256)[:, None] * gain + offset), 0, 255).astype(np.uint8)
+  layer = faces.layer(cv2.LUT(rendered, table[None]), matte * window(len(matte)))
   frame = (portrait.image if base is None else base).copy()
   if base is None:
     # Near the rendered head its own old pixels are the better neighbours; further off they must go.
     covered = cv2.dilate(cv2.resize(matte, portrait.hole.shape), np.ones((13, 13)))
     away = portrait.hole * (1 - cv2.GaussianBlur(covered, (0, 0), 3))
     if away.max() > 0.02:
-      faces.put(frame, portrait.fill, np.clip(away, 0, 1), square)
-  gain, offset = portrait.colour
-  table = np.clip(np.round(np.arange(256)[:, None] * gain + offset), 0, 255).astype(np.uint8)
-  faces.put(frame, cv2.LUT(rendered, table[None]), matte * window(len(matte)), square)
+      behind = faces.layer(portrait.fill, np.clip(away, 0, 1))
+      layer = faces.over(layer, cv2.resize(behind, layer.shape[:2]))
+  faces.put(frame, layer, faces.Square(*portrait.square.tolist()))
   return frame
 
 

@@ -1,9 +1,38 @@
 """Values of a motion over time: gaps filled, shaking taken out. NumPy; time is the first axis."""
 
+import math
+
 import numpy as np
 
-from emoportraits_jax import faces
 from emoportraits_jax.errors import InputError
+
+
+class OneEuro:
+  """The one-euro filter: smooth when still, quick when fast (Casiez et al., CHI 2012).
+
+  Args:
+    rate: samples per second.
+    cutoff: Hz, of what is still.
+    beta: Hz more for each unit per second of speed.
+  """
+
+  def __init__(self, rate, cutoff, beta):
+    self._rate, self._cutoff, self._beta = rate, cutoff, beta
+    self._value = self._speed = None
+
+  def __call__(self, value):
+    """One array after the other -> the smoothed one; the first is returned as it is."""
+    if self._value is None:
+      self._value, self._speed = value, np.zeros_like(value)
+      return value
+    speed = (value - self._value) * self._rate
+    self._speed = self._speed + self._share(1.0) * (speed - self._speed)
+    cutoff = self._cutoff + self._beta * np.abs(self._speed)
+    self._value = self._value + self._share(cutoff) * (value - self._value)
+    return self._value
+
+  def _share(self, cutoff):
+    return 1 / (1 + self._rate / (2 * math.pi * cutoff))
 
 
 def fill_gaps(values, found, cuts):
@@ -55,7 +84,7 @@ def smooth(values, cuts, rate, strength):
     before, after = 2 * scene[:1] - scene[more:0:-1], 2 * scene[-1:] - scene[-2 : -2 - more : -1]
     scene = np.concatenate([before, scene, after])
     run = lambda x: np.stack(
-      list(map(faces.OneEuro(rate, cutoff=cutoff, beta=cutoff / 10), x))  # noqa: B023
+      list(map(OneEuro(rate, cutoff=cutoff, beta=cutoff / 10), x))  # noqa: B023
     )
     both = (run(scene) + run(scene[::-1])[::-1]) / 2
     result[start:end] = both[more : more + end - start] * scale

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from stub_model import StubModel
 
-from emoportraits_jax import animate, faces, geometry, media, pretrained
+from emoportraits_jax import animate, faces, geometry, media, pretrained, tracking
 from emoportraits_jax.errors import InputError
 
 ASSETS = pretrained.ASSETS
@@ -44,7 +44,7 @@ def test_shapes(avatar, motion, clip):
 
 def test_a_network_that_copies_its_driver_gives_the_drivers_crops(model, avatar, motion, clip):
   """10 frames in batches of 4: the filled-up last batch adds nothing and loses nothing."""
-  tracker = faces.Tracker(faces.CascadeDetector(), 25)
+  tracker = tracking.Tracker(faces.CascadeDetector(), 25)
   crops = [faces.take(frame, tracker(frame).square, 64) for frame in clip]
   drawn = list(animate.render(model, avatar, motion, batch=4))
   np.testing.assert_array_equal(drawn, crops)
@@ -62,12 +62,12 @@ def test_a_video_pasted_onto_itself_is_the_video(media, name):
   from emoportraits_jax import media as reader
 
   video = reader.open_video(media / 'clips' / name, end=0.4)
-  tracker = faces.Tracker(faces.CascadeDetector(), video.rate)
+  tracker = tracking.Tracker(faces.CascadeDetector(), video.rate)
   weight = np.ones((512, 512), np.float32)
   for frame in video.frames():
     square = tracker(frame).square
     again = frame.copy()
-    faces.put(again, faces.take(frame, square, 512), weight, square)
+    faces.put(again, faces.layer(faces.take(frame, square, 512), weight), square)
     half = square.side / 2
     top, left = max(0, int(square.y - half)), max(0, int(square.x - half))
     inside = slice(top, int(square.y + half)), slice(left, int(square.x + half))

@@ -54,7 +54,7 @@ LAYERS = [
   (_own('losses', 'metrics'), _own('geometry')),
   (_own('models'), _own('geometry')),
   (_own('frozen'), _own('models.layers', 'geometry')),
-  (_own('media', 'faces'), _own('geometry', 'media', 'faces')),
+  (_own('media', 'faces', 'smoothing', 'tracking'), _own('geometry')),
   (_own('training.loop'), (*_own('training.checkpoints', 'training.sharding'),)),
   (_own('demo'), (PACKAGE,)),
 ]

@@ -40,3 +40,16 @@ def test_smoothing_stops_at_cuts_and_at_zero():
   assert np.abs(smoothing.smooth(step, cuts & False, 25, 0.9) - step).max() > 0.1
   with pytest.raises(InputError, match='0 to 1'):
     smoothing.smooth(step, cuts, 25, 2.0)
+
+
+def test_one_euro_filter_against_its_definition():
+  values = np.random.default_rng(0).normal(size=20)
+  smooth = smoothing.OneEuro(30, cutoff=1.0, beta=0.5)
+  share = lambda cutoff: 1 / (1 + 30 / (2 * np.pi * cutoff))
+  x, dx = values[0], 0.0
+  for index, value in enumerate(values):
+    if index:
+      dx = share(1.0) * (value - x) * 30 + (1 - share(1.0)) * dx
+      a = share(1.0 + 0.5 * abs(dx))
+      x = a * value + (1 - a) * x
+    assert smooth(np.array(value)) == pytest.approx(x)
