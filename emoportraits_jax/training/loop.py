@@ -66,6 +66,8 @@ def train(task, workdir):
     state.params, include_stats=False, jax_logging_process=0
   )
 
+  # So that a kill costs config.save_every steps at most: an unfinished save, and what came since.
+  save_every = max(config.save_every // 2, 1)
   stopping = Stop()
   constants = jax.tree.map(np.asarray, task.constants)
   constants = sharding.place(constants, jax.tree.map(lambda _: sharding.whole(mesh), constants))
@@ -92,7 +94,7 @@ def train(task, workdir):
       checkpoints.check()
 
       last = step == config.steps or stopping(step)
-      saving = last or step % config.save_every == 0
+      saving = last or step % save_every == 0
       if saving or step % config.log_every == 0:
         with clock('steps'):
           figures = {name: float(average.compute()) for name, average in totals.items()}
@@ -108,6 +110,7 @@ def train(task, workdir):
       if saving:
         with clock('checkpoints'):
           checkpoints.save(step, state, batches, score=score)
+        score = None  # Of one checkpoint only: the first after it was measured.
       if last:
         break
     with clock('checkpoints'):

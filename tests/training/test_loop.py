@@ -2,7 +2,10 @@
 
 import json
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import threading
 
 import jax
@@ -52,7 +55,8 @@ def test_only_the_newest_and_the_best_checkpoints_are_kept(whole):
   stored = checkpoints.Checkpoints(whole[0] / 'checkpoints')
   assert stored.steps() == [20, 15, 10]
   scores = {step: checkpoints.about(stored.folder(step))['score'] for step in stored.steps()}
-  assert stored.best() == min(scores, key=scores.get)
+  assert scores[15] is None  # Nothing was measured since the one before.
+  assert stored.best() == min((20, 10), key=scores.get)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(whole, tmp_path):
@@ -133,6 +137,17 @@ def test_sigterm_saves_and_leaves(whole, tmp_path):
   step = int(state.step)
   assert 0 < step < 100_000
   assert checkpoints.Checkpoints(tmp_path / 'checkpoints').newest_intact() == step
+
+
+@pytest.mark.parametrize('kills', [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_cost_a_save_interval_at_most(kills):
+  """At random moments; the run ends, bit for bit, where one does that nobody kills."""
+  script = pathlib.Path(__file__).with_name('kill_resume.py')
+  result = subprocess.run(
+    [sys.executable, script, f'--kills={kills}'], capture_output=True, text=True, timeout=600
+  )
+  assert result.returncode == 0, result.stdout + result.stderr
+  assert f'{kills} kills' in result.stdout and 'bit-equal' in result.stdout
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

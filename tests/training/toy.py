@@ -24,7 +24,7 @@ def config(**changes):
       accumulate=1,
       sharding='replicated',
       log_every=5,
-      save_every=5,
+      save_every=10,  # Begun at every half of it.
       picture_every=10,
       keep=3,
       profile=(),
