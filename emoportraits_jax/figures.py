@@ -1,5 +1,6 @@
 """Pictures of an evaluation: sheets of faces as arrays, plots as PNG files."""
 
+import itertools
 import json
 import pathlib
 
@@ -73,15 +74,26 @@ def latent_plot(latent, path):
   _save(figure, path)
 
 
-def curves(log, path, names):
-  """The convergence of `names` in a metrics.jsonl, one panel each, on a logarithmic scale."""
+def curves(log, path, columns=4):
+  """The convergence of every loss and held-out figure in a metrics.jsonl, one panel each.
+
+  Losses are on a logarithmic scale.
+  """
   plt = _pyplot()
   rows = [json.loads(line) for line in pathlib.Path(log).read_text().splitlines()]
-  figure, panels = plt.subplots(1, len(names), figsize=(3 * len(names), 2.6), squeeze=False)
-  for panel, name in zip(panels[0], names, strict=True):
-    points = [(row['step'], row[name]) for row in rows if name in row]
-    panel.semilogy(*zip(*points, strict=True), linewidth=0.8)
-    panel.set(title=name, xlabel='step')
+  points = {}
+  for row in rows:
+    for name in row:
+      if name.startswith(('loss/', 'held_out/')):
+        points.setdefault(name, []).append((row['step'], row[name]))
+  lines = -(-len(points) // columns)
+  figure, panels = plt.subplots(lines, columns, figsize=(3 * columns, 2.4 * lines), squeeze=False)
+  for panel, name in itertools.zip_longest(panels.ravel(), points):
+    if name is None:
+      panel.axis('off')
+      continue
+    panel.plot(*zip(*points[name], strict=True), linewidth=0.8)
+    panel.set(title=name, xlabel='step', yscale='log' if name.startswith('loss/') else 'linear')
   _save(figure, path)
 
 

@@ -106,7 +106,7 @@ def test_nothing_in_the_tree_names_a_machine():
   listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True)
   if listed.returncode:
     pytest.skip('not a git checkout')
-  pattern = re.compile(r'(^|[^a-zA-Z.])/(home|root|work)/|index-url|https?://[^ )"]*/simple/')
+  pattern = re.compile(r'(^|[^a-zA-Z.])/(home|root|work)/|index[-]url|/simple[/]')
   for name in filter(None, listed.stdout.split('\0')):
     path = ROOT / name
     if path.suffix in {'.py', '.md', '.toml', '.txt', '.ipynb', '.json', '.yml'} and path.exists():

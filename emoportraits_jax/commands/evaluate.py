@@ -11,6 +11,11 @@ def add_arguments(parser):
   parser.add_argument(
     '--identities', type=int, default=40, help='fewer than all 40 are for a first look'
   )
+  parser.add_argument(
+    '--run',
+    type=pathlib.Path,
+    help='the folder of its training: curves.png',
+  )
 
 
 def run(args):
@@ -24,6 +29,9 @@ def run(args):
       f'--identities {args.identities}: the benchmark has {head_benchmark.IDENTITIES}, and a '
       'driver is somebody else, so use 2 or more.'
     )
+  log = args.run and args.run / 'metrics.jsonl'
+  if log and not log.exists():
+    raise InputError(f'{args.run} holds no training run: it has no {log.name}.')
   model = pretrained.load(args.model)
   size = model.config.model.image_size
   benchmark = head_benchmark.build(size, seed=args.seed, identities=args.identities)
@@ -31,4 +39,6 @@ def run(args):
   result = evaluate.measure(measured, benchmark)
   with files.atomic_path(args.out, directory=True) as folder:
     figures.write(result, measured, benchmark, folder)
+    if log:
+      figures.curves(log, folder / 'curves.png')
   print(figures.table(result), end='')
