@@ -4,10 +4,14 @@ A clip is a dict of plain values: kind, name (unique), identity, split, and what
 make windows of it. No identity is in two splits.
 """
 
+import collections
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import re
+
+import numpy as np
 
 from data_pipelines import synthetic_clips, synthetic_heads
 from emoportraits_jax.errors import InputError
@@ -87,9 +91,23 @@ def find(source, root, *, held_out=0.02, identity='file'):
     raise InputError(f'{root} is not a folder: give the folder where the {source} data lie.')
   if source == 'tfds':
     return _tfds(root, held_out)
-  clips = []
-  for path in sorted(path for path in root.rglob('*') if path.is_file()):
+  clips, files = [], sorted(path for path in root.rglob('*') if path.is_file())
+  parts_of = _PARTS[source](files) if source in _PARTS else {}
+  for path in files:
     name = path.relative_to(root)
+    if path.suffix in VIDEOS and path.stem in parts_of:  # As downloaded, not yet cut into clips.
+      clips += [
+        {
+          'kind': 'video',
+          'name': f'{name.as_posix()}@{part["start"]:g}s',
+          'path': str(path.absolute()),
+          'source': source,
+          'split': split_of(part['identity'], held_out),
+        }
+        | part
+        for part in parts_of[path.stem]()
+      ]
+      continue
     labels = _folder(name, identity) if source == 'folder' else _READERS[source](name)
     if labels is None:
       continue
@@ -116,10 +134,11 @@ def split_of(identity, held_out):
 
 
 _LAYOUTS = {
-  'voxceleb2': 'expected mp4/<identity>/<video>/<utterance>.mp4',
+  'voxceleb2': 'expected mp4/<identity>/<video>/<utterance>.mp4, or <video>.mp4 and its tracks '
+  'txt/<identity>/<video>/<utterance>.txt',
   'feed': 'expected <identity>/<task>..._<C, L or R>.mp4',
   'mead': 'expected <actor>/video/<view>/<emotion>/level_<n>/<number>.mp4',
-  'hdtf': 'expected <RD, WD or WRA>..._<number>.mp4',
+  'hdtf': 'expected <RD, WDA or WRA>_<name>_<number>.mp4, or <name>.mp4 and *_annotion_time.txt',
   'ffhq': 'expected <number>.png',
   'folder': 'it is empty',
 }
@@ -185,9 +204,58 @@ def _mead(name):
   }
 
 
+def _tracks(files):
+  """VoxCeleb2's text tracks: name of a downloaded video -> function that reads its parts."""
+  found = collections.defaultdict(list)
+  for path in files:
+    if path.suffix == '.txt' and len(path.parts) > 2 and re.fullmatch(r'id\d+', path.parts[-3]):
+      found[path.parts[-2]].append(path)
+  return {video: functools.partial(_read_tracks, paths) for video, paths in found.items()}
+
+
+def _read_tracks(paths):
+  for path in paths:
+    # Header lines; then frame, x, y, width, height, in shares of the picture, 25 a second.
+    rows = [line.split() for line in path.read_text(errors='replace').splitlines()]
+    rows = [[float(x) for x in row] for row in rows if len(row) == 5 and row[0].isdigit()]
+    if not rows:
+      continue
+    x, y, width, height = np.median([row[1:] for row in rows], axis=0).tolist()
+    identity = path.parts[-3]
+    yield {
+      'identity': identity,
+      'start': rows[0][0] / 25,
+      'end': (rows[-1][0] + 1) / 25,
+      'face_box': [x, y, x + width, y + height],
+    } | ({'split': 'test'} if path.parents[3].name == 'test' else {})
+
+
 def _hdtf(name):
-  found = re.fullmatch(r'((?:RD|WDA|WRA)_.+?)(?:_?\d+)?', name.stem)
-  return {'identity': found[1]} if found and name.suffix == '.mp4' else None
+  found = re.fullmatch(r'((?:RD|WDA|WRA)_.+?)_?\d*', name.stem)
+  return {'identity': found[1].rstrip('0123456789')} if found and name.suffix == '.mp4' else None
+
+
+def _time_stamps(files):
+  """HDTF's lists: name of a downloaded video, with RD_ and the like or without -> its parts."""
+  parts = {}
+  for path in (path for path in files if path.name.endswith('_annotion_time.txt')):
+    group = path.name.split('_')[0]
+    for line in path.read_text('utf-8-sig', errors='replace').splitlines():
+      name, *spans = line.split() or ['']
+      name = name.removesuffix('.mp4')
+      found = [re.fullmatch(r'([\d:.]+)-([\d:.]+)', span) for span in spans]
+      times = [tuple(map(_seconds, match.groups())) for match in found if match]
+      # A number tells videos of one person apart.
+      who = f'{group}_{name}'.rstrip('0123456789')
+      rows = [{'identity': who, 'start': a, 'end': b} for a, b in times if b > a]
+      if rows:
+        parts[name] = parts[f'{group}_{name}'] = lambda rows=rows: rows
+  return parts
+
+
+def _seconds(text):
+  """'1:02:03' or '02:03' -> seconds."""
+  return sum(float(part or 0) * 60**i for i, part in enumerate(reversed(text.split(':'))))
 
 
 def _ffhq(name):
@@ -200,6 +268,9 @@ def _ffhq(name):
 _READERS = {
   'voxceleb2': _voxceleb2, 'feed': _feed, 'mead': _mead, 'hdtf': _hdtf, 'ffhq': _ffhq,
 }  # fmt: skip
+
+# Of whole videos, which parts are wanted.
+_PARTS = {'voxceleb2': _tracks, 'hdtf': _time_stamps}
 
 
 def _tfds(root, held_out):

@@ -70,7 +70,7 @@ def windows(clip, settings):
   Of a video with cuts only the shot with most good frames is kept: others may show other people.
   """
   reread, sound, still = _open(clip)
-  scenes = _scenes(reread(), still)
+  scenes = _scenes(reread(), still, clip.get('face_box'))
   if not scenes:
     raise Skip('no face')
   faults = [scene.fault(settings, still) for scene in scenes]
@@ -103,19 +103,23 @@ def _open(clip):
     image = media.read_image(path)
     return (lambda: iter([image])), None, True
   try:
-    video = media.open_video(path, rate=25)
+    video = media.open_video(path, start=clip.get('start', 0), end=clip.get('end'), rate=25)
   except InputError:
     if path.suffix.lower() in VIDEOS:
       raise
     raise Skip('not a video or picture') from None
-  sound = path if video.has_sound else clip.get('audio')
-  return video.frames, _sound(sound), False
+  return video.frames, _sound(video, clip.get('audio')), False
 
 
-def _sound(path):
+def _sound(video, other):
+  """[N] float32 from the first frame on, the video's own or of the file `other`; None without."""
+  path, zero = (video.path, video.zero) if video.has_sound else (other, None)
   try:
-    return media.read_audio(path, rate=records.AUDIO_RATE) if path else None
-  except InputError:  # Worth no video.
+    blocks = path and media.sound_blocks(
+      path, rate=records.AUDIO_RATE, channels=1, zero=zero, start=video.start, end=video.end
+    )
+    return np.concatenate(list(blocks))[:, 0] if path else None
+  except (InputError, ValueError):  # Damaged or empty: worth no video.
     return None
 
 
@@ -124,7 +128,16 @@ def _detector():
   return faces.load_detector()
 
 
-def _scenes(frames, still):
+def _choose(found, box, shape):
+  """The largest face, or the one nearest to a box in shares of the picture."""
+  if box is None or not found:
+    return faces.choose(found)
+  wanted = faces.Face(*(np.array(box) * [*shape[1::-1], *shape[1::-1]]).tolist())
+  nearest = max(found, key=lambda face: faces.overlap(face, wanted))
+  return nearest if faces.overlap(nearest, wanted) > 0.1 else None
+
+
+def _scenes(frames, still, box=None):
   """Scenes in order: parts of shots in which a face is found."""
   step = 1 if still else round(25 / _DETECTIONS_PER_SECOND)
   scenes, found, start, shot, before, face, number = [], [], 0, 0, None, None, -1
@@ -146,7 +159,7 @@ def _scenes(frames, still):
     if (number - start) % step:
       continue
     face = face and _detector().near(frame, face)
-    face = face or faces.choose(_detector()(frame))
+    face = face or _choose(_detector()(frame), box, frame.shape)
     if face is None:
       finish(start + step * (len(found) - 1) + 1, frame.shape)  # It left after it was last seen.
       found, start = [], number + step

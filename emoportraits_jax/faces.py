@@ -239,8 +239,8 @@ class MediaPipeDetector:
 
   def near(self, image, face):
     """The face of the next frame nearest to where it was, or None."""
-    overlapping = [f for f in self(image) if _overlap(f, face) > 0.2]
-    return max(overlapping, key=lambda f: _overlap(f, face), default=None)
+    overlapping = [f for f in self(image) if overlap(f, face) > 0.2]
+    return max(overlapping, key=lambda f: overlap(f, face), default=None)
 
 
 class CascadeDetector:
@@ -365,7 +365,7 @@ def _grey(image, longest, *, enlarge=False, equalise=True):
   return (cv2.equalizeHist(grey) if equalise else grey), scale
 
 
-def _overlap(a, b):
+def overlap(a, b):
   """Intersection over union of two faces' boxes."""
   width = min(a.right, b.right) - max(a.left, b.left)
   height = min(a.bottom, b.bottom) - max(a.top, b.top)

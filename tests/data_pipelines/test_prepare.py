@@ -6,8 +6,10 @@ import data_sets
 import numpy as np
 import pytest
 
-from data_pipelines import clip_lists, prepare, records, shards, synthetic_clips
+from data_pipelines import clip_lists, face_windows, prepare, records, shards, synthetic_clips
 from emoportraits_jax import __main__ as cli
+from emoportraits_jax import faces, video_writer
+from emoportraits_jax import media as reader
 from emoportraits_jax.errors import InputError
 
 
@@ -117,6 +119,52 @@ def test_sound_in_a_parallel_tree_is_found(tmp_path):
     (tmp_path / file).touch()
   (clip,) = clip_lists.find('voxceleb2', tmp_path)
   assert clip['audio'] == str(tmp_path / 'aac/id1/v/1.m4a')
+
+
+def test_hdtf_videos_as_downloaded_are_cut_by_its_lists(tmp_path):
+  (tmp_path / 'WRA_annotion_time.txt').write_text(
+    '\ufeffRandPaul1.mp4 00:30-01:02.5 1:02:03-01:02:33\nNobody.mp4\nGone.mp4 00:00-00:01\n'
+  )
+  for file in ('raw/WRA_RandPaul1.mp4', 'raw/Nobody.mp4', 'cut/WRA_RandPaul2_003.mp4'):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+  clips = clip_lists.find('hdtf', tmp_path, held_out=0)
+  assert {clip['identity'] for clip in clips} == {'WRA_RandPaul'}
+  times = [(clip.get('start'), clip.get('end')) for clip in clips]
+  assert times == [(None, None), (30.0, 62.5), (3723.0, 3753.0)]
+  assert len({clip['name'] for clip in clips}) == 3
+
+
+def test_voxceleb2_tracks_choose_time_and_face_in_whole_videos(media, tmp_path):
+  """Two faces: the track's is taken, where it is, not the larger one."""
+  picture = reader.read_image(media / 'tricky' / 'i_big_and_small_face.jpg')
+  detected = sorted(faces.CascadeDetector()(picture), key=lambda face: face.area)
+  small, large = detected[0], detected[-1]
+  assert small.area < large.area / 2
+  track = tmp_path / 'test/txt/id00017/abcdefghijk/00001.txt'
+  track.parent.mkdir(parents=True)
+  height, width = picture.shape[:2]
+  box = small.left / width, small.top / height
+  size = (small.right - small.left) / width, (small.bottom - small.top) / height
+  rows = [f'{frame:06d} \t{box[0]:.3f} \t{box[1]:.3f} \t{size[0]:.3f} \t{size[1]:.3f}'
+          for frame in range(5, 17)]  # fmt: skip
+  track.write_text(
+    'Identity : \tid00017\nFV Conf : \t20.1 (1)\n\nFRAME X Y W H\n' + '\n'.join(rows)
+  )
+  with video_writer.write_video(tmp_path / 'abcdefghijk.mp4', 25) as write:
+    for _ in range(20):
+      write(picture)
+  (clip,) = clip_lists.find('voxceleb2', tmp_path)
+  assert (clip['split'], clip['start'], clip['end']) == ('test', 0.2, 0.68)
+  settings = dict(
+    size=64, window=64, min_face=8, min_sharpness=0, min_face_scale=0, networks='none'
+  )
+  (window,) = face_windows.windows(clip, settings)
+  assert len(window.frames) == 12
+  theirs = faces.take(picture, faces.face_square(small, picture.shape), 64)
+  assert np.abs(window.frames[0].astype(int) - theirs).mean() < 12
+  (window,) = face_windows.windows(clip | {'face_box': None}, settings)
+  assert np.abs(window.frames[0].astype(int) - theirs).mean() > 24
 
 
 def test_splits_follow_identities_and_stay_when_others_come():
