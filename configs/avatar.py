@@ -97,17 +97,16 @@ SIZES = {
     norm_groups=8,
     grid='centres',
   ),
-  # Small enough to learn on CPU cores: 1.3 M parameters. Sampled points and convolved pixels cost
-  # the time, so the volume is shallow and narrow; it is not coarse, because of four pixels to a
-  # voxel, through four samplings, only a blur was left.
+  # Small enough to learn on CPU cores: 1.4 M parameters. Sampled points and convolved pixels cost
+  # the time: so the volume is shallow, warps are interpolated, the last layer paints 2x2 pixels.
   'tiny64': dict(
     image_size=64,
     volume_depth=4,
-    volume_size=32,
-    volume_channels=8,
-    appearance_channels=(48,),
+    volume_size=16,
+    volume_channels=16,
+    appearance_channels=(24, 48),
     appearance_stride=2,
-    source_blocks=1,
+    source_blocks=0,
     identity_size=48,
     identity_image=32,
     identity_width=16,
@@ -118,17 +117,17 @@ SIZES = {
     expression_blocks=(1, 2, 2),
     expression_pool=False,
     dropout=0.0,
-    warp_channels=(48, 24, 16),
-    warp_upsampling=((1, 2, 2), (1, 2, 2)),
+    warp_channels=(48, 24),
+    warp_upsampling=((1, 2, 2),),
     warp_range=0.4,
-    unet_channels=(8, 16, 24, 32),
-    unet_pooling=((1, 2, 2), (1, 2, 2), (2, 2, 2)),
+    unet_channels=(16, 24, 32),
     unet_depth_factor=1,
-    decoder_features=32,
-    decoder_blocks=2,
-    decoder_channels=(),
+    decoder_features=64,
+    decoder_blocks=1,
+    decoder_channels=(32,),
+    decoder_blocks_per_size=2,
     decoder_shuffle=2,
-    norm_groups=4,
+    norm_groups=8,
     grid='centres',
     spectral_norm=False,
     weight_standardisation=False,
@@ -196,7 +195,7 @@ def get_config(presets=''):
   config = ml_collections.ConfigDict()
   config.task = 'avatar'  # training/<task>.py.
   config.seed = 0
-  config.initial = ''  # The folder of a run whose networks, as it left them, this one starts from.
+  config.initial = ''  # Runs or models, comma-separated, whose modules this one starts from.
   config.steps = 300_000
   config.batch_size = 16  # Pairs, of all devices of all hosts together; groups of two.
   config.accumulate = 1  # Parts of the batch worked on one after the other, to save memory.
@@ -297,7 +296,8 @@ TRAINING = {
 # (reference/feasibility.md). Nothing here looks at a picture twice, which would be half the time.
 SUPERVISED_AT_SMALL_SIZES = dict(
   mse=20.0, face_mse=20.0, eyes=2.0, mouth=2.0, expression_regression=20.0, charbonnier=0.0,
-  contrast=1.0, features=0.0, pull=0.0, push=0.0, cosface=0.0, mismatch=0.0, canonical_volume=0.0,
+  contrast=1.0, displacement=10.0, features=0.0, pull=0.0, push=0.0, cosface=0.0, mismatch=0.0,
+  canonical_volume=0.0,
 )  # fmt: skip
 TRAINING['small128'] = TRAINING['tiny64'] | dict(
   data=dict(source='synthetic', image_size=128, workers=8)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import video_pairs
+from emoportraits_jax import pretrained
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.models import layers
 from emoportraits_jax.models.avatar import Avatar
@@ -122,11 +123,11 @@ def _batches(config, batch_size, *, host=0, hosts=1, workers=None, **changes):
 
 
 def init_state(task):
-  """A fresh state, its networks those of the run `config.initial` where one is named."""
+  """A fresh state; its networks start from those of `config.initial` where they fit."""
   config = task.config
   params, spectral = jax.jit(functools.partial(init_params, task))()
   if config.initial:
-    params, spectral = _parameters_of(config.initial, params, spectral)
+    params, spectral = _started_from(config.initial, params, spectral)
   # AdamW starts from zeros; NumPy's need no compilation.
   zeros = lambda x: np.zeros(x.shape, x.dtype)
   return TrainState(
@@ -166,13 +167,13 @@ def stored(workdir, *, step=None, best=False):
   return config, kept.restore(step, sharding.with_shardings(shapes, places))
 
 
-def _parameters_of(workdir, params, spectral):
-  """`params` and `spectral`, but what the run in `workdir` left of the modules that fit."""
-  _, state = stored(workdir)
-  older = state.params if state.ema is None else state.params | {'generator': state.ema}
+def _started_from(folders, params, spectral):
+  """`params` and `spectral` with what is left in runs and models of the modules that fit.
+
+  `folders` are comma-separated; what a later one has wins.
+  """
   shapes = lambda tree: jax.tree.map(jnp.shape, tree)
   fits = lambda a, b, name: name in b and shapes(a[name]) == shapes(b[name])
-  taken, left = [], []
 
   def merge(new, old, path, depth):
     merged = dict(new)
@@ -182,17 +183,30 @@ def _parameters_of(workdir, params, spectral):
         taken.append(path + name)
       elif depth and name in old:
         merged[name] = merge(new[name], old[name], f'{path}{name}/', depth - 1)
-      else:
-        left.append(path + name)
     return merged
 
-  params = merge(params, older, '', depth=1)
-  if not taken:
-    raise InputError(f'config.initial: nothing in {workdir} has the sizes of config.model.')
-  if left:
-    print(f'{workdir} has no {", ".join(left)} of these sizes: they start afresh.', file=sys.stderr)
-  known = {name: state.spectral[name] for name in spectral if fits(spectral, state.spectral, name)}
-  return params, spectral | known
+  afresh = {f'generator/{name}' for name in params['generator']}
+  afresh |= params.keys() - {'generator'}
+  taken = []
+  for folder in folders.split(','):
+    before = len(taken)
+    older, known = _networks_of(folder)
+    params = merge(params, older, '', depth=1)
+    spectral |= {name: known[name] for name in spectral if fits(spectral, known, name)}
+    if len(taken) == before:
+      raise InputError(f'config.initial: nothing in {folder} has the sizes of config.model.')
+  if afresh := afresh - set(taken):
+    print(f'{", ".join(sorted(afresh))}: of other sizes there, started afresh.', file=sys.stderr)
+  return params, spectral
+
+
+def _networks_of(folder):
+  """(params, spectral) of a run, or of a model that `pretrained.load` knows."""
+  if (pathlib.Path(folder) / 'checkpoints').is_dir():
+    _, state = stored(folder)
+    averaged = {} if state.ema is None else {'generator': state.ema}
+    return state.params | averaged, state.spectral
+  return {'generator': pretrained.load(folder).generator['params']}, {}
 
 
 def init_params(task):

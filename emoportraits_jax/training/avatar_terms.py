@@ -30,6 +30,7 @@ TERMS = (
   'canonical_volume',
   'expression_regression',
   'contrast',
+  'displacement',
 )
 
 # Nose tip and the corners of the eyes: what training.md 1.7 aligns two heads by.
@@ -223,6 +224,14 @@ def loss_terms(task, params, spectral, batch, constants, *, step, key):
       interleave(batch['source_expression'], batch['driver_expression']),
       interleave(known, known),
     )
+  if 'displacement' in active:
+    # Warps that drift apart from the grid, and undo each other, end where tanh has no slope.
+    warps = [
+      run(f'warp_{way}', stop(z), stop(out['identity']))
+      for way, z in (('to_canonical', out['z_source']), ('from_canonical', out['z_driver']))
+    ]
+    grid = geometry.identity_warp(warps[0].shape[1:4], task.avatar.grid)
+    terms['displacement'] = sum(jnp.square(warp - grid).mean() for warp in warps)
   if 'contrast' in active:
     terms['contrast'] = losses.contrast(grouped(prediction), grouped(target))
   return terms
