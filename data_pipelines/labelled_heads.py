@@ -12,6 +12,7 @@ is a function of the seed and n alone. Keys of a batch of B frames of S pixels:
 """
 
 import cv2
+import grain
 import numpy as np
 
 from data_pipelines import head_benchmark, shards, synthetic_clips
@@ -64,10 +65,11 @@ def _recorded(folder, split):
     yield int(record.meta['identity'].removeprefix('head')), record.window()
 
 
-class Batches:
+class Batches(grain.DatasetIterator):
   """Endless augmented batches of `table` (see `load`); state is the number of the next one."""
 
   def __init__(self, table, batch_size, seed):
+    super().__init__()
     self.table, self.batch_size, self.seed, self.number = table, batch_size, seed, 0
 
   def __iter__(self):

@@ -1,7 +1,9 @@
+import jax
 import numpy as np
 import pytest
 
 from data_pipelines import labelled_heads
+from emoportraits_jax.training import checkpoints
 
 SIZE = 64
 
@@ -60,6 +62,17 @@ def test_batches_are_a_function_of_seed_and_number(table):
   for name in first:
     np.testing.assert_array_equal(first[name], second[name])
   assert (next(one)['image'] != first['image']).any()
+
+
+def test_batches_are_kept_in_a_checkpoint(table, tmp_path):
+  make = lambda: labelled_heads.Batches(table, 2, seed=3)
+  batches, kept = make(), checkpoints.Checkpoints(tmp_path)
+  next(batches)
+  kept.save(1, {'x': np.ones(3, np.float32)}, batches)
+  kept.wait()
+  read_on = make()
+  kept.restore(1, {'x': jax.ShapeDtypeStruct((3,), np.float32)}, read_on)
+  np.testing.assert_array_equal(next(read_on)['image'], next(batches)['image'])
 
 
 def test_rendered_frames_bring_all_labels():
