@@ -71,7 +71,8 @@ def test_batches_are_kept_in_a_checkpoint(table, tmp_path):
   kept.save(1, {'x': np.ones(3, np.float32)}, batches)
   kept.wait()
   read_on = make()
-  kept.restore(1, {'x': jax.ShapeDtypeStruct((3,), np.float32)}, read_on)
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  kept.restore(1, {'x': jax.ShapeDtypeStruct((3,), np.float32, sharding=here)}, read_on)
   np.testing.assert_array_equal(next(read_on)['image'], next(batches)['image'])
 
 
