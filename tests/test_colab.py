@@ -35,3 +35,24 @@ def test_animate(tmp_path):
   execute('animate.ipynb', tmp_path, MORE='--end 0.2 --quiet')
   assert (tmp_path / 'talking.mp4').stat().st_size > 1000
   assert (tmp_path / 'talking.png').stat().st_size > 1000
+
+
+# A model of 16 pixels: what takes the time is compiling two training steps.
+MICRO = dict(
+  image_size=16, volume_size=8, volume_channels=4, appearance_channels=(8,), identity_size=8,
+  identity_image=16, identity_width=4, identity_blocks=(1,), expression_size=8, expression_crop=8,
+  expression_width=4, expression_blocks=(1,), warp_channels=(8,), warp_upsampling=(),
+  unet_channels=(4, 8, 8), decoder_features=8, decoder_blocks=0,
+  decoder_channels=(), norm_groups=2,
+)  # fmt: skip
+
+
+def test_train_tiny(tmp_path):
+  words = [f'--config.model.{k}={v!r}'.replace(' ', '') for k, v in MICRO.items()]
+  words += ['--config.data.image_size=16', '--config.data.workers=0', '--config.batch_size=2']
+  words += ['--config.preview_pairs=2']
+  execute(
+    'train_tiny.ipynb', tmp_path, IDENTITIES=2, READING=2, STEPS=2, HELD_OUT=2, MORE=' '.join(words)
+  )
+  assert (tmp_path / 'evaluation' / 'evaluation.json').stat().st_size > 1000
+  assert pretrained.load(tmp_path / 'models' / 'tiny').config.model.image_size == 16
