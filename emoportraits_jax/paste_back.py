@@ -66,12 +66,19 @@ def _without_head(image, square, matte):
   filled = cv2.inpaint(crop, hole, 3, cv2.INPAINT_TELEA)
   soft = cv2.GaussianBlur(wide, (0, 0), 2)[..., None]
   filled = filled + soft * (cv2.GaussianBlur(filled, (0, 0), 4).astype(np.float32) - filled)
-  return filled.astype(np.uint8), np.clip(2 * soft[..., 0], 0, 1) * window(_FILL)
+  return filled.astype(np.uint8), _around(matte, 7) * window(_FILL)
+
+
+def _around(matte, reach):
+  """A matte, and softly what lies around it, at [_FILL, _FILL]."""
+  wide = cv2.dilate(cv2.resize(matte, (_FILL, _FILL)), np.ones((reach, reach)))
+  return np.clip(2 * cv2.GaussianBlur(wide, (0, 0), 2), 0, 1)
 
 
 def _colour_match(rendered, crop, matte):
   """Gain and offset [2, 3] for each channel, from the means of what the matte covers."""
-  weight = (matte / max(float(matte.sum()), 1e-6))[..., None]
+  weight = matte * (matte > 0.9 * matte.max())  # Where the background has no part in it.
+  weight = (weight / max(float(weight.sum()), 1e-6))[..., None]
   mean, wanted = ((weight * x).sum((0, 1)) for x in (rendered, crop))
   spread, wanted_spread = (
     np.sqrt((weight * (x - m) ** 2).sum((0, 1))) for x, m in ((rendered, mean), (crop, wanted))
@@ -108,10 +115,9 @@ def paste(portrait, rendered, matte, base=None):
   frame = (portrait.image if base is None else base).copy()
   if base is None:
     # Near the rendered head its own old pixels are the better neighbours; further off they must go.
-    covered = cv2.dilate(cv2.resize(matte, portrait.hole.shape), np.ones((13, 13)))
-    away = portrait.hole * (1 - cv2.GaussianBlur(covered, (0, 0), 3))
+    away = np.maximum(portrait.hole - _around(matte, 13), 0)
     if away.max() > 0.02:
-      behind = faces.layer(portrait.fill, np.clip(away, 0, 1))
+      behind = faces.layer(portrait.fill, away)
       layer = faces.over(layer, cv2.resize(behind, layer.shape[:2]))
   faces.put(frame, layer, faces.Square(*portrait.square.tolist()))
   return frame
