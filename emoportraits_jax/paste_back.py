@@ -45,6 +45,7 @@ def make_portrait(image, square, matte, rendered, *, fill=True):
     fill: False where the matte is a guess: then the head is not taken out.
   """
   crop = faces.take(image, square, len(rendered))
+  rendered, _ = _without_green(rendered)
   filled, hole = _without_head(image, square, matte * fill)
   return Portrait(
     image=image,
@@ -53,6 +54,21 @@ def make_portrait(image, square, matte, rendered, *, fill=True):
     hole=hole,
     colour=_colour_match(rendered, crop, matte),
   )
+
+
+def _without_green(rendered):
+  """(colours with no green in them, [S, S] uint8 how much of each pixel is not background or None).
+
+  Networks trained on green backgrounds (training.md 1.5) paint them, and mix them into the edges of
+  hair: there the colour that was mixed in is found again. None where the border is not green.
+  """
+  red, green, blue = cv2.split(rendered)
+  spill = cv2.subtract(green, cv2.max(red, blue))
+  if np.median(np.concatenate([spill[0], spill[:, 0], spill[:, -1]])) < 128:
+    return rendered, None
+  kept = cv2.bitwise_not(spill)
+  colours = (red, cv2.subtract(green, spill), blue)
+  return cv2.merge([cv2.divide(colour, kept, scale=255) for colour in colours]), kept
 
 
 def _without_head(image, square, matte):
@@ -109,6 +125,9 @@ def paste(portrait, rendered, matte, base=None):
   Returns:
     [H, W, 3] uint8, a new array.
   """
+  rendered, kept = _without_green(rendered)
+  if kept is not None:
+    matte = np.minimum(matte, kept / np.float32(255))
   gain, offset = portrait.colour
   table = np.clip(np.round(np.arange(256)[:, None] * gain + offset), 0, 255).astype(np.uint8)
   layer = faces.layer(cv2.LUT(rendered, table[None]), matte * window(len(matte)))

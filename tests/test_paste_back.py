@@ -67,6 +67,21 @@ def test_colours_are_matched(image, matte):
   assert psnr(paste_back.paste(plain, tinted, matte), image) < 32
 
 
+def test_green_that_the_network_painted_does_not_show(image, matte):
+  """Hair mixed half with green is hair again, at half its weight."""
+  grey = np.full((512, 512, 3), 100, np.uint8)
+  soft = matte[..., None]
+  painted = np.rint(soft * [120, 80, 60] + (1 - soft) * [0, 255, 0]).astype(np.uint8)
+  portrait = paste_back.make_portrait(grey, SQUARE, matte, painted, fill=False)
+  portrait = portrait.replace(colour=np.array([[1, 1, 1], [0, 0, 0]], np.float32))
+  frame = paste_back.paste(portrait, painted, np.ones_like(matte)).astype(int)
+  assert (frame[..., 1] <= 107).all()  # The mixture alone would leave up to 150.
+  np.testing.assert_allclose(frame[252, 274], [120, 80, 60], atol=1)
+  crop = faces.take(image, SQUARE, SIZE)
+  kept = paste_back.make_portrait(image, SQUARE, matte, crop, fill=False)
+  assert psnr(paste_back.paste(kept, crop, np.ones_like(matte)), image) > 40  # Of no such network.
+
+
 def test_no_seam_at_the_border_of_the_square():
   grey = np.full((512, 512, 3), 100, np.uint8)
   white, whole = np.full((SIZE, SIZE, 3), 255, np.uint8), np.ones((SIZE, SIZE), np.float32)
