@@ -1,4 +1,4 @@
-"""emoportraits export WORKDIR --out DIR [--step N | --best]"""
+"""emoportraits export WORKDIR --out DIR [--step N | --best] [--half]"""
 
 
 def add_arguments(parser):
@@ -7,10 +7,11 @@ def add_arguments(parser):
   which = parser.add_mutually_exclusive_group()
   which.add_argument('--step', type=int, help='the checkpoint; without, the newest intact one')
   which.add_argument('--best', action='store_true', help='the checkpoint with the best score')
+  parser.add_argument('--half', action='store_true', help='store in half precision')
 
 
 def run(args):
   from emoportraits_jax.training import export
 
-  step = export.export(args.workdir, args.out, step=args.step, best=args.best)
-  print(f'Wrote step {step} to {args.out}; use it with --model {args.out}.')
+  step = export.export(args.workdir, args.out, step=args.step, best=args.best, half=args.half)
+  print(f'Wrote step {step} to {args.out}.')

@@ -24,12 +24,10 @@ from emoportraits_jax.models.avatar import Avatar
 from emoportraits_jax.models.discriminator import Discriminator
 from emoportraits_jax.training import (
   avatar_terms,
-  checkpoints,
   optimiser,
   perceptual,
   quick_random,
   run_folder,
-  sharding,
 )
 from emoportraits_jax.training.avatar_preview import Preview
 
@@ -141,30 +139,11 @@ def init_state(task):
   )
 
 
-def stored(workdir, *, step=None, best=False):
-  """(config, TrainState) of a checkpoint of a run, on one device.
-
-  Args:
-    workdir: of `emoportraits train`.
-    step: of the checkpoint; None is the newest intact one.
-    best: the one with the lowest score instead.
-
-  Raises:
-    InputError: no run, no such checkpoint, or it is damaged.
-  """
-  config = run_folder.config_of(workdir)
-  kept = checkpoints.Checkpoints(pathlib.Path(workdir) / 'checkpoints', keep=config.keep)
-  if step is None:
-    step = kept.best() if best else kept.newest_intact()
-  if step is None or not checkpoints.intact(kept.folder(step)):
-    there = ', '.join(map(str, kept.steps())) or 'none'
-    named = 'checkpoint' if step is None else f'checkpoint {step}'
-    raise InputError(f'{workdir} has no intact {named}; sealed ones: {there}.')
-  config.initial = ''  # What it started from may be gone.
-  shapes = jax.eval_shape(build(config, with_frozen=False).init)
-  mesh = sharding.make_mesh(jax.local_devices()[:1])
-  places = jax.tree.map(lambda _: sharding.whole(mesh), shapes)
-  return config, kept.restore(step, sharding.with_shardings(shapes, places))
+def shapes(config):
+  """The TrainState of a config in jax.ShapeDtypeStructs; whatever it started from may be gone."""
+  config = config.copy_and_resolve_references()
+  config.initial = ''
+  return jax.eval_shape(build(config, with_frozen=False).init)
 
 
 def _started_from(folders, params, spectral):
@@ -203,7 +182,7 @@ def _started_from(folders, params, spectral):
 def _networks_of(folder):
   """(params, spectral) of a run, or of a model that `pretrained.load` knows."""
   if (pathlib.Path(folder) / 'checkpoints').is_dir():
-    _, state = stored(folder)
+    _, state = run_folder.stored(folder)
     averaged = {} if state.ema is None else {'generator': state.ema}
     return state.params | averaged, state.spectral
   return {'generator': pretrained.load(folder).generator['params']}, {}

@@ -1,32 +1,57 @@
-"""A training run -> a model folder that `load` reads."""
+"""A training run -> what the rest of the package reads: a model folder, or face features."""
+
+import pathlib
+
+import jax
+import numpy as np
 
 from emoportraits_jax import pretrained
+from emoportraits_jax.frozen import face_features
 from emoportraits_jax.models import layers
-from emoportraits_jax.training import avatar
+from emoportraits_jax.training import run_folder
 
 
-def export(workdir, out, *, step=None, best=False):
-  """Writes the generator of a checkpoint to the folder `out`, and returns the checkpoint's step.
+def export(workdir, out, *, step=None, best=False, half=False):
+  """Writes what a checkpoint has learned to the folder `out`, and returns the checkpoint's step.
 
-  The running average of the parameters is taken where the run keeps one; spectral norms and weight
+  `pretrained.load` reads it of an avatar, `frozen.face_features.load` of face features. The running
+  average of the parameters is taken where the run keeps one; spectral norms and weight
   standardisation are computed away.
 
   Args:
-    workdir: of `emoportraits train`.
+    workdir, step, best: as of run_folder.stored, InputErrors too.
     out: a folder, replaced if it is there.
-    step: of the checkpoint; None is the newest intact one.
-    best: the one with the lowest score instead.
-
-  Raises:
-    InputError: no run, no such checkpoint, or it is damaged.
+    half: store an avatar in half precision; it computes in single. Face features always are.
   """
-  config, state = avatar.stored(workdir, step=step, best=best)
+  config, state = run_folder.stored(workdir, step=step, best=best)
+  state = jax.device_get(state)  # Folding in NumPy compiles nothing.
+  for words in (config, config.data):  # Of folders on the machine that trained.
+    for name in {'initial', 'source'} & set(words.keys()):
+      words[name] = ','.join(pathlib.Path(folder).name for folder in words[name].split(','))
+  made = _face_features if config.task == 'face_features' else _avatar
+  made(config, state, out, np.float16 if half else np.float32)
+  return int(state.step)
+
+
+def _avatar(config, state, out, dtype):
   params = state.params['generator'] if state.ema is None else state.ema
   generator = layers.fold({'params': params, 'spectral': state.spectral})
+  generator = jax.tree.map(lambda x: np.asarray(x, dtype), generator)
   provenance = {
     'trained': 'emoportraits train',
     'step': int(state.step),
     'averaged': bool(config.ema),
   }
   pretrained.Model(config, {'generator': generator}, provenance).save(out)
-  return int(state.step)
+
+
+def _face_features(config, state, out, dtype):
+  del dtype
+  about = {
+    'trained': 'emoportraits train --config=configs/face_features.py',
+    'step': int(state.step),
+    'config': config.to_dict(),
+    'licence': face_features.LICENCE,
+  }
+  network = face_features.FaceFeatures(**config.model)
+  face_features.save(network, state.ema, out, about)

@@ -98,6 +98,11 @@ def build(config):
   return Task(config, network, tx)
 
 
+def shapes(config):
+  """The TrainState of a config in jax.ShapeDtypeStructs."""
+  return jax.eval_shape(build(config).init)
+
+
 def loss_terms(out, batch):
   """{term: scalar}; what is scaled to about 1 at the start is said by the config's weights."""
   square = lambda name, truth: jnp.square(out[name] - truth).mean()

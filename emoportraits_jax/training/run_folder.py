@@ -1,6 +1,7 @@
 """The config of a run: read from a file with overrides, written beside what the run makes."""
 
 import difflib
+import importlib
 import json
 import pathlib
 import sys
@@ -12,6 +13,7 @@ from ml_collections import config_flags
 
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.files import atomic_path
+from emoportraits_jax.training import checkpoints, sharding
 
 CONFIG = 'config.json'
 # What must not change under a run that is resumed: its arrays would not fit or not mean the same.
@@ -92,6 +94,31 @@ def config_of(workdir):
   if not path.exists():
     raise InputError(f'{workdir} holds no training run: it has no {CONFIG}.')
   return ml_collections.ConfigDict(_with_tuples(_read(path)))
+
+
+def stored(workdir, *, step=None, best=False):
+  """(config, state) of a checkpoint of a run of any task, on one device.
+
+  Args:
+    workdir: of `emoportraits train`.
+    step: of the checkpoint; None is the newest intact one.
+    best: the one with the lowest score instead.
+
+  Raises:
+    InputError: no run, no such checkpoint, or it is damaged.
+  """
+  config = config_of(workdir)
+  kept = checkpoints.Checkpoints(pathlib.Path(workdir) / 'checkpoints', keep=config.keep)
+  if step is None:
+    step = kept.best() if best else kept.newest_intact()
+  if step is None or not checkpoints.intact(kept.folder(step)):
+    there = ', '.join(map(str, kept.steps())) or 'none'
+    named = 'checkpoint' if step is None else f'checkpoint {step}'
+    raise InputError(f'{workdir} has no intact {named}; sealed ones: {there}.')
+  shapes = importlib.import_module(f'emoportraits_jax.training.{config.task}').shapes(config)
+  mesh = sharding.make_mesh(jax.local_devices()[:1])
+  places = jax.tree.map(lambda _: sharding.whole(mesh), shapes)
+  return config, kept.restore(step, sharding.with_shardings(shapes, places))
 
 
 def _with_tuples(value):

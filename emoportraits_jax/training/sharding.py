@@ -35,7 +35,7 @@ def by_batch(mesh):
   return NamedSharding(mesh, P(AXIS))
 
 
-def split_largest(x, mesh, min_size=MIN_SIZE):
+def split_largest(x, mesh, min_size):
   """Split along the largest axis that the devices divide; whole where that is not worth it."""
   sizes = [size if size % mesh.size == 0 else 0 for size in x.shape]
   if math.prod(x.shape) < min_size or not any(sizes):
@@ -44,7 +44,7 @@ def split_largest(x, mesh, min_size=MIN_SIZE):
   return NamedSharding(mesh, P(*(AXIS if i == axis else None for i in range(len(sizes)))))
 
 
-def of_state(shapes, mesh, mode, *, batch_fields=()):
+def of_state(shapes, mesh, mode, *, batch_fields=(), min_size=MIN_SIZE):
   """The shardings of a state, a dataclass of arrays, by one rule.
 
   Args:
@@ -52,8 +52,12 @@ def of_state(shapes, mesh, mode, *, batch_fields=()):
     mesh: of make_mesh.
     mode: 'replicated' or 'fully_sharded'.
     batch_fields: fields whose arrays have an entry for each part of the batch.
+    min_size: elements of the smallest array that is split.
   """
-  rules = {'replicated': lambda x: whole(mesh), 'fully_sharded': lambda x: split_largest(x, mesh)}
+  rules = {
+    'replicated': lambda x: whole(mesh),
+    'fully_sharded': lambda x: split_largest(x, mesh, min_size),
+  }
   if mode not in rules:
     raise InputError(f'config.sharding is {mode!r}; it is one of {", ".join(rules)}.')
   shardings = jax.tree.map(rules[mode], shapes)
