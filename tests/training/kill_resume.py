@@ -25,6 +25,7 @@ import toy
 from emoportraits_jax.training import checkpoints, loop
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux.
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 def child(task, workdir, log):
@@ -53,10 +54,16 @@ def steps_run(log):
   return max((int(step.removeprefix('step=')) for step in steps), default=0)
 
 
+def wait_for(step, log, pid):
+  """Returns when an attempt has logged `step`, or has ended."""
+  while steps_run(log) < step and os.waitid(os.P_PID, pid, ENDED) is None:
+    time.sleep(0.01)
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--kills', type=int, default=50)
-  parser.add_argument('--seconds', type=float, default=2.0, help='the longest life of an attempt')
+  parser.add_argument('--steps', type=int, default=40, help='the most that an attempt trains')
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args()
   rng = random.Random(args.seed)
@@ -68,10 +75,12 @@ def main():
   log.touch()
   stored = checkpoints.Checkpoints.__new__(checkpoints.Checkpoints)
   stored.directory = killed / 'checkpoints'
-  kills, lost, began = 0, [], time.time()
+  kills, intact, lost, began = 0, 0, [], time.time()
   while kills < args.kills:
     pid = child(toy.Task(config), killed, log)
-    time.sleep(rng.uniform(0.0, args.seconds))
+    if rng.random() < 0.8:  # The others are killed while they start.
+      wait_for(intact + rng.randint(1, args.steps), log, pid)
+    time.sleep(rng.uniform(0.0, 0.5 / args.steps))
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     if not os.WIFSIGNALED(status):
@@ -81,6 +90,8 @@ def main():
     intact = next((step for step in steps if checkpoints.intact(stored.folder(step))), 0)
     lost.append(max(steps_run(log) - intact, 0))
     log.write_text('')
+  if not intact:
+    sys.exit('nothing was ever saved: this proves nothing')
   config.steps = intact + 25
   if os.waitpid(child(toy.Task(config), killed, log), 0)[1]:
     sys.exit(f'the last attempt failed: see {log}')
