@@ -8,10 +8,6 @@ from emoportraits_jax.models import layers
 from emoportraits_jax.models.avatar import Avatar
 from emoportraits_jax.pretrained import Model
 
-NOTICE = """\
-!!  The model is UNTRAINED: what it draws is meaningless. No checkpoint is shipped under this name;
-!!  give a trained one with --model (see "Use the released weights" in the README)."""
-
 
 def model(config, seed=0):
   """A Model of a config with random kernels, scaled by fan-in; no compilation, unlike `init`."""

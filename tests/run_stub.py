@@ -6,11 +6,11 @@ import sys
 
 from stub_model import StubModel
 
+from emoportraits_jax import pretrained
 from emoportraits_jax.__main__ import main
-from emoportraits_jax.commands import animate
 
 _MODEL = StubModel(64)
-animate.load_model = lambda name, seed=0: _MODEL
+pretrained.load = lambda name: _MODEL
 
 if __name__ == '__main__':
   if sys.argv[1] == '--largest-file':  # A full disk, as far as a process can have one to itself.

@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 from stub_model import StubModel
 
-from emoportraits_jax import media, reenactment
+from emoportraits_jax import media, pretrained, reenactment
 from emoportraits_jax.__main__ import main
-from emoportraits_jax.commands import animate as command
 from emoportraits_jax.errors import InputError
 
 PORTRAIT, DRIVER = reenactment.SAMPLE_PORTRAIT, reenactment.SAMPLE_DRIVER
@@ -25,7 +24,7 @@ PORTRAIT, DRIVER = reenactment.SAMPLE_PORTRAIT, reenactment.SAMPLE_DRIVER
 def stub():
   with pytest.MonkeyPatch.context() as patch:
     model = StubModel(64)
-    patch.setattr(command, 'load_model', lambda name, seed=0: model)
+    patch.setattr(pretrained, 'load', lambda name: model)
     # Its compiled programs are tests' own.
     patch.setenv('JAX_COMPILATION_CACHE_DIR', '')
     patch.setattr('emoportraits_jax.compile_cache.enable', lambda: None)

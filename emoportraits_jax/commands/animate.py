@@ -109,7 +109,7 @@ def add_arguments(parser):
 
 def run(args):
   """Animates all pairs, one after the other."""
-  from emoportraits_jax import compile_cache, reenactment
+  from emoportraits_jax import compile_cache, pretrained, reenactment
   from emoportraits_jax.errors import InputError
 
   if args.sample:
@@ -129,26 +129,13 @@ def run(args):
     return
 
   compile_cache.enable()
-  model = load_model(args.model, args.seed)
+  model = pretrained.load(args.model)
   progress = reenactment.no_progress if args.quiet else _progress
   for summary in reenactment.animate_files(
     model, args.source, drivers, args.out, options, progress=progress,
     save_avatar=args.save_avatar, save_motion=args.save_motion,
   ):  # fmt: skip
     print(summary)
-
-
-def load_model(name, seed=0):
-  """`load`, but where tiny64 is not shipped an untrained one stands in, with a loud notice."""
-  from emoportraits_jax import pretrained
-
-  if name != 'tiny64' or (pretrained.ASSETS / name / 'config.json').is_file():
-    return pretrained.load(name)
-  from configs import avatar
-  from emoportraits_jax import untrained
-
-  print(untrained.NOTICE, file=sys.stderr)
-  return untrained.model(avatar.get_config(name), seed)
 
 
 def _progress(items, total, what):

@@ -15,8 +15,7 @@ def run(args):
   """Serves until Ctrl-C."""
   import threading
 
-  from emoportraits_jax import compile_cache
-  from emoportraits_jax.commands import animate
+  from emoportraits_jax import compile_cache, pretrained
   from emoportraits_jax.errors import InputError
 
   try:
@@ -26,11 +25,9 @@ def run(args):
       f"The page needs {error.name}: pip install 'emoportraits-jax[demo]'."
     ) from error
   compile_cache.enable()
-  model = animate.load_model(args.model)
-  untrained = model.provenance.get('name') == 'untrained'
-  notice = 'The model is untrained: what it draws is meaningless.' if untrained else ''
+  model = pretrained.load(args.model)
   try:
-    with demo.serve(model, host=args.host, port=args.port, notice=notice) as address:
+    with demo.serve(model, host=args.host, port=args.port) as address:
       print(f'Open {address} in a browser; Ctrl-C ends it.', file=sys.stderr)
       threading.Event().wait()
   except OSError as error:
