@@ -1,11 +1,11 @@
 """Steps of the micro avatar on all devices of this program: also run as one, with other devices.
 
-  python parallel.py OUT [HOST:PORT,PROCESSES,INDEX]
+  python parallel.py OUT MODE [HOST:PORT,PROCESSES,INDEX]
 
-writes OUT.npz, the parameters that each way of running ends with, and OUT.json, compiled text.
+writes OUT.npz, the parameters it ends with, and OUT.txt, the compiled step. MODE is 'replicated',
+'fully_sharded', or 'contrast': rows in twos that share their source.
 """
 
-import json
 import pathlib
 import sys
 
@@ -16,53 +16,60 @@ import numpy as np
 from emoportraits_jax.training import sharding
 
 STEPS, PAIRS = 5, 16
-CONTRAST = {'mse': 1.0, 'contrast': 1.0}
+# All passes of a step, in a network that compiles fast.
+LOSS = {'mse': 10.0, 'cosface': 2.0, 'canonical_volume': 1.0, 'expression_regression': 1.0}
+PLAIN = {'model.spectral_norm': False, 'model.weight_standardisation': False}
 
 
-def prepare(task):
-  """A placed state, a function that places batches, and the compiled step."""
-  mesh = sharding.make_mesh()
+def settings(mode):
+  """The config of a way of running."""
+  if mode == 'contrast':
+    return micro.config({'mse': 1.0, 'contrast': 1.0}, **PLAIN, **{'data.pairing': 'contrast'})
+  return micro.config(LOSS, **PLAIN, sharding=mode)
+
+
+def filled(task):
+  """A state of noise: it needs no compilation, and is the same however many devices there are."""
+  rng = np.random.default_rng(0)
   shapes = jax.eval_shape(task.init)
-  shardings = sharding.of_state(shapes, mesh, task.config.sharding, batch_fields=task.batch_fields)
+  state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  noise = lambda x: np.float32(rng.normal(scale=0.2, size=x.shape))
+  params = jax.tree.map(noise, shapes.params)
+  return state.replace(params=params, ema=params['generator'] if task.config.ema else None)
+
+
+def advance(mode='replicated'):
+  """Parameters {path: array} after STEPS steps on noise, and the compiled step's text."""
+  config = settings(mode)
+  config.batch_size = PAIRS
+  task = micro.build(config)
+  mesh, state = sharding.make_mesh(), filled(task)
+  shardings = sharding.of_state(
+    state, mesh, config.sharding, batch_fields=task.batch_fields, min_size=128
+  )
   share = PAIRS // jax.process_count()
   mine = slice(share * jax.process_index(), share * (jax.process_index() + 1))
 
-  def place(batch):
-    return sharding.place_batch({name: array[mine] for name, array in batch.items()}, mesh)
+  def batch(seed):
+    rows = micro.batch(PAIRS, seed)
+    return sharding.place_batch({name: array[mine] for name, array in rows.items()}, mesh)
 
-  step = sharding.compile_step(task.train_step, shardings, mesh)
-  batch = place(micro.batch(PAIRS))
-  compiled = step.lower(sharding.with_shardings(shapes, shardings), batch, {}).compile()
-  return sharding.place(task.init(), shardings), place, compiled
-
-
-def advance(**changes):
-  """Parameters {path: array} after STEPS steps on noise, and the compiled step's text."""
-  state, place, compiled = prepare(micro.build(micro.config(batch_size=PAIRS, **changes)))
+  state = sharding.place(state, shardings)
+  compiled = sharding.compile_step(task.train_step, shardings, mesh).lower(state, batch(0), {})
+  compiled = compiled.compile()
   for index in range(STEPS):
-    state, _ = compiled(state, place(micro.batch(PAIRS, seed=index)), {})
+    state, _ = compiled(state, batch(index), {})
   params = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(state.params)}
   return {name: np.asarray(x) for name, x in params.items()}, compiled.as_text()
 
 
-def contrast_text():
-  """The compiled step of rows in twos that share their source."""
-  config = micro.config(CONTRAST, batch_size=PAIRS, **{'data.pairing': 'contrast'})
-  return prepare(micro.build(config))[2].as_text()
-
-
-def main(out, where=''):
+def main(out, mode, where=''):
   if where:
     sharding.join_processes(where)
-  params, text = advance()
-  texts = {'replicated': text}
-  found = {f'replicated {name}': x for name, x in params.items()}
-  if not where:
-    params, _ = advance(sharding='fully_sharded')
-    found |= {f'fully_sharded {name}': x for name, x in params.items()}
-    texts['contrast'] = contrast_text()
-  np.savez(f'{out}.npz', **found)
-  pathlib.Path(f'{out}.json').write_text(json.dumps(texts))
+  params, text = advance(mode)
+  if jax.process_index() == 0:
+    np.savez(f'{out}.npz', **params)
+    pathlib.Path(f'{out}.txt').write_text(text)
 
 
 if __name__ == '__main__':
