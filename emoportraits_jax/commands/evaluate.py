@@ -12,7 +12,7 @@ def add_arguments(parser):
     '--identities', type=int, default=40, help='fewer than all 40 are for a first look'
   )
   parser.add_argument(
-    '--run',
+    '--workdir',
     type=pathlib.Path,
     help='the folder of its training: curves.png',
   )
@@ -29,9 +29,9 @@ def run(args):
       f'--identities {args.identities}: the benchmark has {head_benchmark.IDENTITIES}, and a '
       'driver is somebody else, so use 2 or more.'
     )
-  log = args.run and args.run / 'metrics.jsonl'
+  log = args.workdir and args.workdir / 'metrics.jsonl'
   if log and not log.exists():
-    raise InputError(f'{args.run} holds no training run: it has no {log.name}.')
+    raise InputError(f'{args.workdir} holds no training run: it has no {log.name}.')
   model = pretrained.load(args.model)
   size = model.config.model.image_size
   benchmark = head_benchmark.build(size, seed=args.seed, identities=args.identities)
