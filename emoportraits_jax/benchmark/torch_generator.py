@@ -32,16 +32,11 @@ class Generator:
   def source(self, image, head_pose, crop):
     """[1, 3, H, W], [1, 4, 4], [1, 3, c, c] -> canonical volume, identity."""
     e, z = self.identity(image), self.expression(crop)
-    volume = self.appearance(image)
-    volume = sample(volume, self.rigid_warp(torch.linalg.inv(head_pose)))
-    volume = sample(volume, self.warp('to_canonical_warp', z, e))
-    return self.unet(volume), e
+    return self.to_canonical(self.appearance(image), head_pose, z, e), e
 
   def driver(self, canonical, e, head_pose, crop):
     """-> image [1, 3, H, W]."""
-    z = self.expression(crop)
-    volume = sample(canonical, self.warp('from_canonical_warp', z, e))
-    return self.decode(sample(volume, self.rigid_warp(head_pose)))
+    return self.decode(self.from_canonical(canonical, head_pose, self.expression(crop), e))
 
   # --- Layers ---
 
@@ -125,6 +120,14 @@ class Generator:
     delta = torch.tanh(conv(F.relu_(self.norm(x, p['norm'])), p['to_delta']))
     delta = self.fields['warp_range'] * delta.permute(0, 2, 3, 4, 1)
     return delta + self.grid()
+
+  def to_canonical(self, volume, head_pose, z, e):
+    volume = sample(volume, self.rigid_warp(torch.linalg.inv(head_pose)))
+    return self.unet(sample(volume, self.warp('to_canonical_warp', z, e)))
+
+  def from_canonical(self, canonical, head_pose, z, e):
+    volume = sample(canonical, self.warp('from_canonical_warp', z, e))
+    return sample(volume, self.rigid_warp(head_pose))
 
   def grid(self):
     depth, size = self.fields['volume_depth'], self.fields['volume_size']

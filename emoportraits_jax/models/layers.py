@@ -125,7 +125,10 @@ class Conv(nn.Module):
   def __call__(self, x):
     shape = (*self.kernel_size, x.shape[-1], self.features)
     kernel = self.kernel(shape).astype(self.dtype)
-    x = convolution.convolve(x.astype(self.dtype), kernel, self.strides, upsampled=self.upsampled)
+    folded = self.weight != 'plain' and self.has_variable('params', 'kernel')
+    x = convolution.convolve(
+      x.astype(self.dtype), kernel, self.strides, upsampled=self.upsampled, inference=folded
+    )
     if self.use_bias:
       # The released code replaced its standardised layers after its own initialisation (11.1).
       bound = np.prod(shape[:-1]) ** -0.5 if self.weight == 'standardised' else 0.0

@@ -1,0 +1,127 @@
+"""The whole network in small: both forms of its weights, half precision, disk, and its sizes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import emoportraits_jax as emo
+from configs import avatar as configs
+from emoportraits_jax import pretrained
+from emoportraits_jax.models import avatar, layers
+
+# Every kind of layer of the release, at sizes that run in no time.
+MICRO = dict(
+  image_size=32, volume_depth=4, volume_size=8, volume_channels=16, appearance_channels=(16, 16),
+  appearance_stride=2, source_blocks=1, identity_size=16, identity_image=32, identity_width=16,
+  identity_blocks=(1, 1), expression_size=8, expression_crop=32, expression_width=16,
+  expression_blocks=(1, 1), warp_channels=(16, 16), warp_upsampling=((1, 2, 2),),
+  unet_channels=(16, 32), unet_pooling=((1, 2, 2),), unet_depth_factor=2, decoder_features=32,
+  decoder_blocks=1, decoder_channels=(16, 16), norm_groups=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def inputs():
+  rng = np.random.default_rng(0)
+  image = lambda: jnp.asarray(rng.random((2, 32, 32, 3)), jnp.float32)
+  pose = jnp.broadcast_to(jnp.eye(4).at[0, 3].set(0.1), (2, 4, 4))
+  return image(), pose, image(), pose
+
+
+@pytest.fixture(scope='module')
+def variables(inputs):
+  variables = jax.jit(avatar.Avatar(**MICRO).init)(jax.random.key(0), *inputs)
+  assert 'spectral' in variables
+  # Norms and biases that do something.
+  rng = np.random.default_rng(1)
+  shake = lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32)
+  return variables | {'params': jax.tree.map(shake, variables['params'])}
+
+
+def test_folded_equals_unfolded(variables, inputs):
+  network = avatar.Avatar(**MICRO)
+  run = jax.jit(network.apply)
+  unfolded, folded = run(variables, *inputs), run(layers.fold(variables), *inputs)
+  assert unfolded.std() > 0.01
+  np.testing.assert_allclose(folded, unfolded, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter_through_sigma(variables, inputs):
+  network = avatar.Avatar(**MICRO)
+  weights = np.random.default_rng(2).standard_normal((2, 32, 32, 3)).astype(np.float32)
+
+  @jax.jit
+  @jax.grad
+  def gradient(params):
+    return (network.apply(variables | {'params': params}, *inputs) * weights).sum()
+
+  found = gradient(variables['params'])
+  for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+    assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+  # A spectral kernel is divided by its sigma: growing it as it is changes nothing.
+  kernel = variables['params']['decoder']['block_0']['conv_2']['spectral_kernel']
+  slope = found['decoder']['block_0']['conv_2']['spectral_kernel']
+  along = (kernel * slope).sum() / jnp.linalg.norm(kernel) / jnp.linalg.norm(slope)
+  assert abs(along) < 1e-3
+
+
+def test_half_precision_draws_the_same_picture(variables, inputs):
+  images = [
+    jax.jit(avatar.Avatar(**MICRO, dtype=dtype).apply)(layers.fold(variables), *inputs)
+    for dtype in ('float32', 'bfloat16')
+  ]
+  assert images[1].dtype == jnp.float32
+  assert _psnr(*images) > 45
+
+
+def test_half_precision_of_the_shipped_model():
+  model = emo.load('tiny64')
+  size = model.config.model.image_size
+  rng = np.random.default_rng(3)
+  # Smooth, as pictures are.
+  image = jax.image.resize(rng.random((2, 6, 6, 3)).astype('f'), (2, size, size, 3), 'cubic')
+  pose = jnp.broadcast_to(jnp.eye(4), (2, 4, 4))
+  images = [
+    jax.jit(model.module.clone(dtype=dtype).apply)(model.generator, image, pose, image, pose)
+    for dtype in ('float32', 'bfloat16')
+  ]
+  assert _psnr(*images) > 45
+
+
+def _psnr(a, b):
+  return -10 * np.log10(np.square(np.float64(a) - np.float64(b)).mean())
+
+
+@pytest.mark.parametrize('form', ['training', 'folded'])
+def test_a_saved_model_comes_back(variables, inputs, form, tmp_path):
+  config = configs.get_config('tiny64')
+  config.model = MICRO
+  stored = variables if form == 'training' else layers.fold(variables)
+  pretrained.Model(config, {'generator': stored}, {'name': 'micro'}).save(tmp_path / 'model')
+  back = emo.load(tmp_path / 'model')
+  jax.tree.map(np.testing.assert_array_equal, back.parts['generator'], stored)
+  image = jax.jit(back.module.apply)(back.generator, *inputs)
+  np.testing.assert_allclose(
+    image, jax.jit(avatar.Avatar(**MICRO).apply)(variables, *inputs), atol=1e-5
+  )
+  assert back.provenance == {'name': 'micro'}
+
+
+@pytest.mark.parametrize(
+  'preset, least, most',
+  [
+    ('tiny64', 1e6, 3e6),
+    ('small128', 2e6, 20e6),
+    ('small256', 5e6, 60e6),
+    ('released', 1.6e8, 1.61e8),
+  ],
+)
+def test_presets_are_as_large_as_they_say(preset, least, most):
+  module = avatar.Avatar(**configs.get_config(preset).model)
+  image = jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), 'float32')
+  pose = jax.ShapeDtypeStruct((1, 4, 4), 'float32')
+  initial = lambda *x: module.init_with_output(jax.random.key(0), *x)
+  out, variables = jax.eval_shape(initial, image, pose, image, pose)
+  assert out.shape == image.shape
+  assert least <= sum(leaf.size for leaf in jax.tree.leaves(variables['params'])) <= most
