@@ -239,16 +239,25 @@ def regression(prediction, target, known):
   return jnp.where(known, error, 0).sum() / jnp.maximum(known.sum(), 1)
 
 
-def contrast(prediction, target, *, floor=1e-4):
+def contrast(prediction, target, areas=None, *, floor=1e-4):
   """Error of predicted differences between the images of a group, as a share of the true ones.
 
-  [G, 2, H, W, 3] both; 0 is right, 1 is what a model that ignores what differs gets. Every group
-  weighs the same, however little of the image moves. `floor`: a mean square that counts as nothing.
+  Args:
+    prediction, target: [G, 2, H, W, 3].
+    areas: [G, H, W, A] in [0, 1]: the share is taken inside each one, and averaged; None is the
+      whole image. Eyes, which are few pixels, count beside a mouth only in an area of their own.
+    floor: a mean square that counts as nothing.
+
+  0 is right, 1 is what a model that ignores what differs gets. Every group weighs the same, however
+  little of the image moves.
   """
+  if areas is None:
+    areas = jnp.ones((*target.shape[:1], *target.shape[2:4], 1))
   between = lambda images: images[:, 0] - images[:, 1]
   wanted = between(target)
-  mean = lambda x: jnp.square(x).mean((1, 2, 3))
-  return (mean(between(prediction) - wanted) / (mean(wanted) + floor)).mean()
+  inside = lambda x: jnp.einsum('ghw,ghwa->ga', jnp.square(x).mean(-1), areas)
+  size = areas.sum((1, 2))
+  return (inside(between(prediction) - wanted) / (inside(wanted) + floor * size + 1e-12)).mean()
 
 
 # Of speech (training.md 5.2).

@@ -226,6 +226,20 @@ def test_contrast_is_0_for_the_right_difference_and_1_for_none():
   np.testing.assert_allclose(losses.contrast(0 * faint, faint, floor=0.0), 1, rtol=1e-5)
 
 
+def test_contrast_counts_every_area_the_same():
+  truth = np.float32(RNG.uniform(size=(3, 2, 8, 8, 3)))
+  areas = np.zeros((3, 8, 8, 2), np.float32)
+  areas[:, :6, :, 0] = areas[:, 7, :3, 1] = 1
+  prediction = truth.copy()
+  prediction[:, :, 7, :3] = 0  # Nothing of the small area, all of the large one.
+  np.testing.assert_allclose(losses.contrast(prediction, truth, areas, floor=0.0), 0.5, rtol=1e-5)
+  whole = losses.contrast(prediction, truth, np.ones((3, 8, 8, 1), np.float32))
+  np.testing.assert_allclose(losses.contrast(prediction, truth), whole, rtol=1e-6)
+  # An area that no pixel is in asks for nothing.
+  areas[..., 1] = 0
+  assert losses.contrast(prediction, truth, areas, floor=0.0) == 0
+
+
 def test_speech_losses():
   a, b = (np.float32(RNG.normal(size=(2, 5, 7))) for _ in range(2))
   components, scale = np.linalg.qr(RNG.normal(size=(7, 7)))[0][:3], RNG.uniform(0.5, 2, 7)

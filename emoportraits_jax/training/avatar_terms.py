@@ -233,7 +233,10 @@ def loss_terms(task, params, spectral, batch, constants, *, step, key):
     grid = geometry.identity_warp(warps[0].shape[1:4], task.avatar.grid)
     terms['displacement'] = sum(jnp.square(warp - grid).mean() for warp in warps)
   if 'contrast' in active:
-    terms['contrast'] = losses.contrast(grouped(prediction), grouped(target))
+    # Regions of either driver: eyes with brows, mouth; and the whole.
+    areas = grouped(to_float(batch['driver_regions'])).max(1)[..., :2]
+    areas = jnp.concatenate([jnp.ones_like(areas[..., :1]), areas], -1)
+    terms['contrast'] = losses.contrast(grouped(prediction), grouped(target), areas)
   return terms
 
 
