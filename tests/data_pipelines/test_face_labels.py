@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from data_pipelines import face_labels
+from data_pipelines import face_labels, synthetic_clips
+from emoportraits_jax.frozen import face_features
 
 COUNT, SIZE = 19, 32
 CROPS = np.random.default_rng(0).integers(0, 255, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
@@ -60,8 +61,6 @@ def test_networks_see_whole_batches_and_replace_the_rules(monkeypatch):
 
 
 def test_our_own_network_is_read_in_the_same_fields(monkeypatch):
-  pytest.importorskip('emoportraits_jax.frozen.face_features')
-
   def run(images):
     logits = np.zeros((len(images), 8, 8, 19), np.float32)
     logits[:, :4, :, 0] = 9  # Background above, nose below.
@@ -76,3 +75,19 @@ def test_our_own_network_is_read_in_the_same_fields(monkeypatch):
   assert known['approximate'] == [] and known['labels'].shape == (COUNT, SIZE, SIZE)
   assert known['mattes'][0, 2, 5] < 5 and known['mattes'][0, -3, 5] > 250
   assert (known['labels'][0, -3] == 10).all()
+
+
+@pytest.mark.skipif(not face_features.ASSET.is_dir(), reason='no face features are shipped')
+def test_our_own_network_labels_heads_it_has_never_seen():
+  for number in range(3):
+    clip = synthetic_clips.Clip(synthetic_clips.HELD_OUT['test'] + number, frames=8)
+    truth = synthetic_clips.render_window(clip, 64)
+    known = face_labels.label(truth.frames, CENTRE[:8], SIDE[:8], 'own')
+    off = np.linalg.norm(known['landmarks'][..., :2] - truth.landmarks[..., :2], axis=-1)
+    assert off.mean() < 0.12  # The picture is 2 wide.
+    matte = np.abs(known['mattes'].astype(int) - truth.mattes).mean() / 255
+    assert matte < 0.12
+    eyes, mouth = ((known['regions'] > 127) & (truth.regions > 127)).sum((0, 1, 2))[:2] / (
+      (truth.regions > 127).sum((0, 1, 2))[:2]
+    )
+    assert eyes > 0.4 and mouth > 0.5
