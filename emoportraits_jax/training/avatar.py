@@ -149,7 +149,8 @@ def shapes(config):
 def _started_from(folders, params, spectral):
   """`params` and `spectral` with what is left in runs and models of the modules that fit.
 
-  `folders` are comma-separated; what a later one has wins.
+  `folders` are comma-separated; what a later one has wins. A module that has more residual blocks
+  here than there is grown: it starts as what it was.
   """
   shapes = lambda tree: jax.tree.map(jnp.shape, tree)
   fits = lambda a, b, name: name in b and shapes(a[name]) == shapes(b[name])
@@ -162,6 +163,9 @@ def _started_from(folders, params, spectral):
         taken.append(path + name)
       elif depth and name in old:
         merged[name] = merge(new[name], old[name], f'{path}{name}/', depth - 1)
+      elif name in old and (grown := _grown(new[name], old[name])):
+        merged[name] = grown
+        taken.append(path + name)
     return merged
 
   afresh = {f'generator/{name}' for name in params['generator']}
@@ -177,6 +181,24 @@ def _started_from(folders, params, spectral):
   if afresh := afresh - set(taken):
     print(f'{", ".join(sorted(afresh))}: of other sizes there, started afresh.', file=sys.stderr)
   return params, spectral
+
+
+def _grown(new, old):
+  """`new` with all of `old` in it, and with its other residual blocks adding nothing; None if it
+  cannot be: where `old` does not fit, or a block has no plain kernel that could be 0.
+  """
+  if not isinstance(old, dict) or not isinstance(new, dict) or old.keys() - new.keys():
+    return old if jnp.shape(old) == jnp.shape(new) and not isinstance(old, dict) else None
+  result = dict(new)
+  for name, value in new.items():
+    if name in old:
+      result[name] = _grown(value, old[name])
+    elif isinstance(value, dict) and 'kernel' in value.get('conv_2', {}) and 'skip' not in value:
+      last = value['conv_2']
+      result[name] = value | {'conv_2': last | {'kernel': jnp.zeros(jnp.shape(last['kernel']))}}
+    else:
+      return None
+  return None if any(value is None for value in result.values()) else result
 
 
 def _networks_of(folder):

@@ -18,7 +18,7 @@ def networks(fill, **model):
 
 
 def value(tree):
-  (only,) = {float(leaf.flat[0]) for leaf in jax.tree.leaves(tree)}
+  (only,) = {float(np.ravel(leaf)[0]) for leaf in jax.tree.leaves(tree)}
   return only
 
 
@@ -41,6 +41,21 @@ def test_modules_that_fit_are_taken_and_the_later_folder_wins(folders, capsys):
   params, _ = avatar._started_from('wide', *networks(0))
   assert value(params['generator']['expression_encoder']) == 0
   assert 'generator/expression_encoder' in capsys.readouterr().err
+
+
+def test_a_module_with_more_blocks_starts_as_what_it_was():
+  block = {'conv_1': {'kernel': np.ones(3)}, 'conv_2': {'kernel': np.ones(3), 'bias': np.zeros(3)}}
+  old = {'start': np.full(2, 5.0), 'up_0': block}
+  grown = avatar._grown({'start': np.zeros(2), 'up_0': block, 'up_1': block}, old)
+  assert grown['start'][0] == 5 and grown['up_0'] == block
+  assert value(grown['up_1']['conv_1']) == 1 and value(grown['up_1']['conv_2']) == 0
+  # Nothing to set to 0, another size, fewer blocks: no.
+  assert (
+    avatar._grown({'start': np.zeros(2), 'up_0': block, 'more': {'kernel': np.ones(1)}}, old)
+    is None
+  )
+  assert avatar._grown({'start': np.zeros(3), 'up_0': block}, old) is None
+  assert avatar._grown({'start': np.zeros(2)}, old) is None
 
 
 def test_a_folder_of_which_nothing_fits_is_an_error(folders, monkeypatch):
