@@ -127,7 +127,7 @@ def _winograd(x, kernel):
   b, depth, h, w, channels = x.shape
   taps, features = kernel.shape[0], kernel.shape[-1]
   weights = jnp.moveaxis(kernel, 0, 2).reshape(9, -1)
-  weights = (jnp.asarray(np.kron(_G, _G), x.dtype) @ weights).reshape(36, taps * channels, features)
+  weights = (jnp.asarray(np.kron(_G, _G), x.dtype) @ weights).reshape(36, taps, channels, features)
 
   # What is worked on at a time: `group` slices of `rows` rows of tiles.
   tall, wide, side = h // 4, w // 4, taps // 2
@@ -141,8 +141,10 @@ def _winograd(x, kernel):
     start = (image, slab * group, band * rows * 4, 0, 0)
     shape = (1, group + 2 * side, rows * 4 + 2, w + 2, channels)
     tiles = _tiles(jax.lax.dynamic_slice(padded, start, shape)[0], rows, wide)
-    taken = [tiles[:, k : k + group].reshape(36, -1, channels) for k in range(taps)]
-    products = jnp.matmul(jnp.concatenate(taken, axis=-1), weights)
+    products = sum(
+      jnp.matmul(tiles[:, k : k + group].reshape(36, -1, channels), weights[:, k])
+      for k in range(taps)
+    )
     return _untiled(products.reshape(6, 6, group, rows, wide, features))
 
   count = math.prod(counts)
