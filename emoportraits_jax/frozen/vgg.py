@@ -12,6 +12,7 @@ from emoportraits_jax.frozen import blocks, weights
 
 VGG16_DEPTHS, VGG19_DEPTHS = (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
 FACE_SIZE = 224
+SMALLEST = 16  # Pixels a side that four poolings leave one of.
 FACE_MEAN = (129.1863, 104.7624, 93.5940)  # Of VGGFace's own training, RGB in 0..255.
 
 
@@ -95,16 +96,21 @@ def preprocess_face(images, *, native=False):
 
 
 def pyramid(images, scales):
-  """[B, H, W, C] -> list of `scales` images, each half the one before (rounded down)."""
+  """[B, H, W, C] -> list of `scales` images, each half the one before (rounded down).
+
+  Fewer where the next would have less than SMALLEST pixels a side: its last map would be empty.
+  """
   result = [images]
   for _ in range(scales - 1):
-    _, height, width, _ = result[-1].shape
-    result.append(geometry.resize(result[-1], (height // 2, width // 2), 'bilinear'))
+    height, width = (side // 2 for side in result[-1].shape[1:3])
+    if min(height, width) < SMALLEST:
+      break
+    result.append(geometry.resize(result[-1], (height, width), 'bilinear'))
   return result
 
 
 def features(variables, images, scales=4):
-  """VGG19's maps of [B, H, W, 3], RGB in [0, 1]: list (scales) of lists (five maps)."""
+  """VGG19's maps of [B, H, W, 3], RGB in [0, 1]: list (scales: see pyramid) of lists (five)."""
   apply = VGG19().apply
   return [apply(variables, image) for image in pyramid(preprocess(images), scales)]
 

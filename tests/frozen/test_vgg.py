@@ -1,7 +1,9 @@
 import functools
+import math
 
 import jax
 import numpy as np
+import pytest
 
 from emoportraits_jax import losses
 from emoportraits_jax.frozen import vgg
@@ -55,7 +57,15 @@ def test_native_statistics_centre_the_mean_face_colour():
 
 def test_pyramid_halves_by_means():
   """At even sizes bilinear halving is the mean of each 2x2 block; odd ones are rounded down."""
-  image = np.random.default_rng(0).random((1, 6, 10, 3), np.float32)
+  image = np.random.default_rng(0).random((1, 66, 70, 3), np.float32)
   _, half, quarter = vgg.pyramid(image, 3)
-  np.testing.assert_allclose(half, image.reshape(1, 3, 2, 5, 2, 3).mean((2, 4)), atol=1e-6)
-  assert quarter.shape == (1, 1, 2, 3)
+  np.testing.assert_allclose(half, image.reshape(1, 33, 2, 35, 2, 3).mean((2, 4)), atol=1e-6)
+  assert quarter.shape == (1, 16, 17, 3)
+
+
+@pytest.mark.parametrize('size, scales', [(16, 1), (64, 3), (128, 4), (512, 4)])
+def test_no_scale_is_too_small_for_the_last_map(size, scales):
+  images = vgg.pyramid(np.zeros((1, size, size, 3), np.float32), 4)
+  assert len(images) == scales
+  shapes = jax.eval_shape(vgg.VGG19().init_with_output, jax.random.key(0), images[-1])[0]
+  assert all(math.prod(x.shape) for x in shapes)
