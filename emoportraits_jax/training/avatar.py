@@ -153,34 +153,31 @@ def _started_from(folders, params, spectral):
   here than there is grown: it starts as what it was.
   """
   shapes = lambda tree: jax.tree.map(jnp.shape, tree)
-  fits = lambda a, b, name: name in b and shapes(a[name]) == shapes(b[name])
-
-  def merge(new, old, path, depth):
-    merged = dict(new)
-    for name in new:
-      if fits(new, old, name):
-        merged[name] = old[name]
-        taken.append(path + name)
-      elif depth and name in old:
-        merged[name] = merge(new[name], old[name], f'{path}{name}/', depth - 1)
-      elif name in old and (grown := _grown(new[name], old[name])):
-        merged[name] = grown
-        taken.append(path + name)
-    return merged
-
-  afresh = {f'generator/{name}' for name in params['generator']}
-  afresh |= params.keys() - {'generator'}
-  taken = []
+  modules = _by_module(params)
+  afresh = set(modules)
   for folder in folders.split(','):
-    before = len(taken)
     older, known = _networks_of(folder)
-    params = merge(params, older, '', depth=1)
-    spectral |= {name: known[name] for name in spectral if fits(spectral, known, name)}
-    if len(taken) == before:
+    older, taken = _by_module(older), {}
+    for name in modules.keys() & older.keys():
+      same = shapes(modules[name]) == shapes(older[name])
+      if found := older[name] if same else _grown(modules[name], older[name]):
+        taken[name] = found
+    if not taken:
       raise InputError(f'config.initial: nothing in {folder} has the sizes of config.model.')
-  if afresh := afresh - set(taken):
+    modules |= taken
+    afresh -= taken.keys()
+    same = {name for name in spectral if shapes(spectral[name]) == shapes(known.get(name))}
+    spectral |= {name: known[name] for name in same}
+  if afresh:
     print(f'{", ".join(sorted(afresh))}: of other sizes there, started afresh.', file=sys.stderr)
-  return params, spectral
+  inside = {name.split('/')[1]: modules.pop(name) for name in list(modules) if '/' in name}
+  return modules | {'generator': inside}, spectral
+
+
+def _by_module(params):
+  """{'generator/decoder': its parameters, ..., 'discriminator': ...}."""
+  inside = {f'generator/{name}': module for name, module in params['generator'].items()}
+  return inside | {name: network for name, network in params.items() if name != 'generator'}
 
 
 def _grown(new, old):

@@ -43,6 +43,13 @@ def test_modules_that_fit_are_taken_and_the_later_folder_wins(folders, capsys):
   assert 'generator/expression_encoder' in capsys.readouterr().err
 
 
+def test_a_run_of_the_same_sizes_is_taken_whole(monkeypatch, capsys):
+  monkeypatch.setattr(avatar, '_networks_of', {'same': networks(1)}.get)
+  params, spectral = avatar._started_from('same', *networks(0))
+  assert value(params) == value(spectral) == 1
+  assert not capsys.readouterr().err
+
+
 def test_a_module_with_more_blocks_starts_as_what_it_was():
   block = {'conv_1': {'kernel': np.ones(3)}, 'conv_2': {'kernel': np.ones(3), 'bias': np.zeros(3)}}
   old = {'start': np.full(2, 5.0), 'up_0': block}
