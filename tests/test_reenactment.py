@@ -246,3 +246,13 @@ def test_a_full_disk_is_one_sentence(tmp_path):
   _, said = process.communicate(timeout=120)
   assert process.returncode == 2 and said.count('\n') == 1 and 'Cannot write' in said, said
   assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmark_measures_every_stage(tmp_path, capsys):
+  words = ['--height', '180', '--frames', '6', '--json', tmp_path / 'figures.json']
+  assert main(['benchmark', 'animate', *map(str, words)]) == 0
+  figures = json.loads((tmp_path / 'figures.json').read_text())
+  assert figures['pixels'] == [[320, 180]] * 2 and figures['frames'] == 6
+  assert len(figures['stages']) == 7 and figures['frames_per_second'] > 0
+  assert all(spent['ms'] > 0 for spent in figures['stages'].values())
+  assert 'all but the network' in capsys.readouterr().out

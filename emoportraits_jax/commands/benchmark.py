@@ -1,9 +1,10 @@
-"""emoportraits benchmark generator | data | train."""
+"""emoportraits benchmark generator | animate | data | train."""
 
 import importlib
 
 TOPICS = {
   'generator': 'seconds and GFLOP of the network, against the machine and PyTorch',
+  'animate': 'milliseconds of each stage between two videos',
   'data': 'records and frames per second of the data pipeline',
   'train': 'steps per second and memory of training',
 }
