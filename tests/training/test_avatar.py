@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reach
 
+from configs import avatar as avatar_config
 from emoportraits_jax import frozen
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.training import avatar, avatar_terms, perceptual
@@ -115,7 +116,8 @@ def test_the_whole_released_loss_makes_a_step(monkeypatch):
 @pytest.mark.slow
 def test_a_step_with_the_whole_released_loss_is_finite(monkeypatch, aux_recipe, reference):
   def variables(name):
-    inventory = aux_recipe.load_inventory(reference / 'aux' / f'inventory_{name}.tsv')
+    table = {'gaze': 'gaze_emop'}.get(name, name)
+    inventory = aux_recipe.load_inventory(reference / 'aux' / f'inventory_{table}.tsv')
     return frozen.published(name).convert(aux_recipe.weights(inventory, 0), source=name)[0]
 
   task = _perceptual(monkeypatch, variables)
@@ -130,6 +132,31 @@ def test_a_step_with_the_whole_released_loss_is_finite(monkeypatch, aux_recipe, 
   for name in ('generator', 'discriminator'):
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params[name], after.params[name])
     assert max(jax.tree.leaves(moved)) > 0, name
+
+
+@pytest.mark.slow
+def test_bfloat16_trains_as_float32_does():
+  """200 steps of tiny64 on synthetic heads: the loss falls alike, within 5 %."""
+
+  def task(dtype):
+    config = avatar_config.get_config('tiny64,supervised')
+    config.batch_size, config.optimiser.warmup, config.model.dtype = 4, 20, dtype
+    return avatar.build(config)
+
+  stream = iter(task('float32').batches(0, 1))
+  batches = [next(stream) for _ in range(200)]
+  losses = {}
+  for dtype in ('float32', 'bfloat16'):
+    built, losses[dtype] = task(dtype), []
+    step, state = jax.jit(built.train_step), built.init()
+    for batch in batches:
+      state, metrics = step(state, batch, built.constants)
+      losses[dtype].append(float(metrics['loss']))
+  first = np.mean(losses['float32'][:20])
+  exact, rough = (np.mean(values[-20:]) for values in losses.values())
+  print(f'loss {first:.3f} at first, {exact:.3f} in float32, {rough:.3f} in bfloat16')
+  assert exact < 0.8 * first
+  assert abs(rough / exact - 1) < 0.05
 
 
 def test_a_missing_file_is_named_with_where_to_get_it(monkeypatch, tmp_path):
