@@ -55,6 +55,7 @@ def measure(model, args, folder):
     tracking,
     video_writer,
   )
+  from emoportraits_jax.errors import InputError
 
   portrait, driver = _resized(args, folder)
   video, detector = media.open_video(driver), faces.load_detector()
@@ -73,6 +74,8 @@ def measure(model, args, folder):
   follow = lambda: map(tracking.Tracker(detector, float(video.rate)), frames)
   seen = [(frame, s.square) for frame, s in zip(frames, follow(), strict=True) if s.found]
   stage('find the face', follow())
+  if not seen:
+    raise InputError('No face was found in the driver: give a clip that shows one clearly.')
   cut = lambda: (faces.take(frame, square, size) for frame, square in seen)
   stage('cut it out', cut())
   crops = list(cut())
