@@ -69,6 +69,7 @@ def test_gradients_reach_every_parameter_through_sigma(variables, inputs):
   assert abs(along) < 1e-3
 
 
+@pytest.mark.slow
 def test_half_precision_of_the_shipped_model():
   model = emo.load('tiny64')
   size = model.config.model.image_size
