@@ -311,7 +311,7 @@ def open_video(path, *, start=0.0, end=None, rate=None, limits=LIMITS):
       rate=fractions.Fraction(rate).limit_denominator(1001) if rate else _rate(stream),
       own_rate=_rate(stream),
       seconds=max(0.0, stop - start),
-      has_sound=bool(container.streams.audio),
+      has_sound=_sound_stream(container) is not None,
       start=start,
       end=end,
       zero=first.time or 0.0,
@@ -329,6 +329,8 @@ def _video_stream(container, path, limits):
   if not container.streams.video:
     raise InputError(f'{path} has no video in it: give a video, or a picture as --source.')
   stream = container.streams.video[0]
+  if stream.codec_context is None:
+    raise InputError(f'{path} has video of a kind that is not known here: re-encode it.')
   width, height = stream.codec_context.width, stream.codec_context.height
   if width * height > limits.pixels:
     raise InputError(
@@ -339,6 +341,11 @@ def _video_stream(container, path, limits):
   stream.codec_context.options = {'max_pixels': str(limits.pixels)}
   stream.thread_type = 'AUTO'
   return stream
+
+
+def _sound_stream(container):
+  """The first sound of a kind that is known here, or None."""
+  return next((s for s in container.streams.audio if s.codec_context is not None), None)
 
 
 def _seconds(container, stream):
@@ -395,9 +402,9 @@ def sound_blocks(path, *, rate, channels, zero=None, start=0.0, end=None, limits
     limits: what is accepted.
   """
   with _open(path, limits) as container:
-    if not container.streams.audio:
+    stream = _sound_stream(container)
+    if stream is None:
       return
-    stream = container.streams.audio[0]
     layout = 'mono' if channels == 1 else 'stereo'
     resampler = av.AudioResampler(format='flt', layout=layout, rate=rate)
     position = None  # Samples since `start` that have been yielded.

@@ -174,6 +174,20 @@ def test_damaged_video_reads_as_far_as_it_goes(tmp_path):
   assert 1 <= count < 20
 
 
+def test_streams_of_an_unknown_kind(tmp_path):
+  """Damaged or newer than ffmpeg: such a picture is an error, such a sound is none."""
+  path = make_video(tmp_path / 'a.mkv', numbered(4), sound=np.zeros(4800))
+  data = path.read_bytes()
+  path.write_bytes(data.replace(b'A_AAC', b'A_XYZ'))
+  video = media.open_video(path)
+  assert not video.has_sound and len(list(video.frames())) == 4
+  with pytest.raises(InputError, match='no sound'):
+    media.read_audio(path)
+  path.write_bytes(data.replace(b'V_MPEG4/ISO/AVC', b'V_MPEG9/ISO/XYZ'))
+  with pytest.raises(InputError, match='not known'):
+    media.open_video(path)
+
+
 @pytest.mark.parametrize(
   'text', ['#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n', 'ffconcat version 1.0\nfile /etc/passwd\n']
 )
