@@ -163,8 +163,12 @@ def _axis(size, kind):
 
 def rigid_warp(transform, shape, kind='centres'):
   """The warp [D, H, W, 3] that reads a volume at transform [4, 4] @ grid (7.2)."""
-  grid = identity_warp(shape, kind)
-  return _matmul(grid, transform[:3, :3].T) + transform[:3, 3]
+  return transform_points(transform, identity_warp(shape, kind))
+
+
+def transform_points(transform, points):
+  """transform [4, 4] @ each of the points [..., 3] -> [..., 3]."""
+  return _matmul(points, transform[:3, :3].T) + transform[:3, 3]
 
 
 # --- Sampling ---------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ class Avatar(nn.Module):
   warp_channels: tuple[int, ...] = (512, 256, 128, 64, 32)
   warp_upsampling: tuple[tuple[int, int, int], ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2))
   warp_range: float = 1.0  # The largest displacement; the width of the volume is 2.
+  compose_warps: bool = False  # Read a volume once through both warps; the released reads it twice.
   unet_channels: tuple[int, ...] = (192, 384, 512)
   unet_pooling: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (2, 2, 2))
   unet_depth_factor: int = 2
@@ -140,15 +141,27 @@ class Avatar(nn.Module):
 
   def to_canonical(self, volume, head_pose, z, e):
     """Source volume [B, D, h, w, C], made upright, un-expressed, inpainted -> canonical volume."""
-    upright = geometry.inverse(head_pose)
-    volume = jax.vmap(geometry.warp_volume)(volume, self.rigid_warp(upright))
-    volume = jax.vmap(geometry.warp_volume)(volume, self.warp_to_canonical(z, e))
-    return self.canonical_unet(volume)
+    return self.canonical_unet(self.upright(volume, head_pose, self.warp_to_canonical(z, e)))
 
   def from_canonical(self, canonical, head_pose, z, e):
     """Canonical volume [B, D, h, w, C], expressed, then posed -> driven volume, same shape."""
-    volume = jax.vmap(geometry.warp_volume)(canonical, self.warp_from_canonical(z, e))
-    return jax.vmap(geometry.warp_volume)(volume, self.rigid_warp(head_pose))
+    return self.posed(canonical, head_pose, self.warp_from_canonical(z, e))
+
+  def upright(self, volume, head_pose, warp):
+    """A posed volume made upright, then read at `warp`."""
+    transform = geometry.inverse(head_pose)
+    if self.compose_warps:
+      return self.sample(volume, jax.vmap(geometry.transform_points)(transform, warp))
+    return self.sample(self.sample(volume, self.rigid_warp(transform)), warp)
+
+  def posed(self, canonical, head_pose, warp):
+    """An upright volume read at `warp`, then posed."""
+    rigid = self.rigid_warp(head_pose)
+    if self.compose_warps:
+      # Displacements, unlike places, may be 0 outside of the volume.
+      displacement = warp - geometry.identity_warp(warp.shape[1:4], self.grid)
+      return self.sample(canonical, rigid + self.sample(displacement, rigid))
+    return self.sample(self.sample(canonical, warp), rigid)
 
   def decode(self, driven):
     """Driven volume [B, D, h, w, C] -> image [B, H, W, 3] in (0, 1)."""
@@ -160,3 +173,7 @@ class Avatar(nn.Module):
     return jax.vmap(lambda t: geometry.rigid_warp(t, shape, self.grid))(
       transform.astype(jnp.float32)
     )
+
+  def sample(self, volume, warp):
+    """Volumes [B, D, h, w, C] at warps [B, ..., 3] -> [B, ..., C]."""
+    return jax.vmap(geometry.warp_volume)(volume, warp)

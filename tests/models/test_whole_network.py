@@ -1,5 +1,7 @@
 """The whole network in small: both forms of its weights, half precision, disk, and its sizes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import emoportraits_jax as emo
 from configs import avatar as configs
-from emoportraits_jax import pretrained
+from emoportraits_jax import geometry, pretrained
 from emoportraits_jax.models import avatar, layers
 
 # Every kind of layer of the release, at sizes that run in no time.
@@ -67,6 +69,35 @@ def test_gradients_reach_every_parameter_through_sigma(variables, inputs):
   slope = found['decoder']['block_0']['conv_2']['spectral_kernel']
   along = (kernel * slope).sum() / jnp.linalg.norm(kernel) / jnp.linalg.norm(slope)
   assert abs(along) < 1e-3
+
+
+def test_composed_warps_read_where_successive_ones_do():
+  """A volume that is linear in place loses nothing by being interpolated twice."""
+  shape = (8, 16, 16)
+  grid = geometry.identity_warp(shape)
+  volume = (grid @ np.float32([[0.3], [-0.5], [0.7]]))[None]
+  bend = 0.05 * jnp.sin(grid @ jnp.float32([[0.4, 0, 0.5], [0, 0.6, 0], [0.3, 0.2, 0.4]]))
+  warp = (grid + bend)[None]
+  pose = geometry.head_pose_from_srt(
+    *jnp.float32([[[0.9, 0.95, 0.9]], [[0.1, -0.2, 0.15]], [[0.05, -0.04, 0.02]]])
+  )
+  still, unturned = grid[None], jnp.eye(4)[None]
+  inner = np.s_[:, 2:-2, 4:-4, 4:-4]  # Outside are zeros, which are not linear.
+  for way in ('upright', 'posed'):
+    read = []
+    for composed in (False, True):
+      network = avatar.Avatar(
+        volume_depth=8, volume_size=16, grid='centres', compose_warps=composed
+      )
+      run = jax.jit(functools.partial(network.apply, {}, volume, method=way))
+      read.append(run(pose, warp)[inner])
+      # Alone, either warp is all there is.
+      transform = geometry.inverse(pose) if way == 'upright' else pose
+      rigid = geometry.rigid_warp(transform[0], shape)
+      for found, expected in ((run(unturned, warp), warp[0]), (run(pose, still), rigid)):
+        np.testing.assert_allclose(found[0], geometry.warp_volume(volume[0], expected), atol=1e-5)
+    assert np.ptp(read[1]) > 0.5
+    np.testing.assert_allclose(read[1], read[0], atol=2e-3)
 
 
 @pytest.mark.slow
