@@ -1,5 +1,6 @@
 """Losses against NumPy written by hand, and against the fixtures of the reference."""
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +34,28 @@ def test_pixel_losses():
   expected = (np.sqrt((a - b) ** 2 + 0.1**2) - 0.1).mean()
   np.testing.assert_allclose(losses.charbonnier(a, b, epsilon=0.1), expected, rtol=1e-5)
   assert losses.l1(a, b, mask=0 * mask) == 0
+
+
+def test_laplacian_weighs_octaves_and_colours():
+  a, b = np.float32(RNG.uniform(size=(2, 2, 24, 24, 3)))
+  mask = np.float32(RNG.uniform(size=(2, 24, 24, 1)))
+  resized = lambda x, size, way: np.stack(
+    [cv2.resize(i, (size, size), interpolation=way) for i in x]
+  )
+  red, green, blue = np.moveaxis((a - b) * mask, -1, 0)
+  expected = 0
+  for rest, grey in (
+    ((red + green + blue) / 3, True), (red - blue, False), (green - (red + blue) / 2, False)
+  ):  # fmt: skip
+    for level, size in enumerate((24, 12, 6, 3)):
+      small = resized(rest, size // 2, cv2.INTER_AREA)
+      band = rest if level == 3 else rest - resized(small, size, cv2.INTER_LINEAR)
+      expected += (0.5**level if grey else 4) / 3 * (band**2).mean()
+      rest = small
+  # After three halvings of 24 rows comes an odd number: there it ends, whatever is asked for.
+  for levels in (3, 5):
+    value = losses.laplacian(a, b, mask=mask, levels=levels, colour=4)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_head_regions_by_pixels_and_by_area():

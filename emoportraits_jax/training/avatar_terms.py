@@ -16,7 +16,7 @@ from emoportraits_jax.models import layers
 from emoportraits_jax.training import perceptual
 
 # Every term that a config may weigh, by what it needs.
-PIXEL_TERMS = ('l1', 'mse', 'charbonnier', 'face_l1', 'face_mse')
+PIXEL_TERMS = ('l1', 'mse', 'charbonnier', 'laplacian', 'face_l1', 'face_mse')
 REGION_TERMS = losses.REGIONS
 ADVERSARIAL_TERMS = ('adversarial', 'feature_matching', 'discriminator')
 LATENT_TERMS = ('pull', 'push', 'cosface')  # Of predictions that are encoded once more.
@@ -31,6 +31,7 @@ TERMS = (
   'expression_regression',
   'contrast',
   'displacement',
+  'landmarks',
 )
 
 # Nose tip and the corners of the eyes: what training.md 1.7 aligns two heads by.
@@ -224,14 +225,7 @@ def loss_terms(task, params, spectral, batch, constants, *, step, key):
       interleave(batch['source_expression'], batch['driver_expression']),
       interleave(known, known),
     )
-  if 'displacement' in active:
-    # Warps that drift apart from the grid, and undo each other, end where tanh has no slope.
-    warps = [
-      run(f'warp_{way}', stop(z), stop(out['identity']))
-      for way, z in (('to_canonical', out['z_source']), ('from_canonical', out['z_driver']))
-    ]
-    grid = geometry.identity_warp(warps[0].shape[1:4], task.avatar.grid)
-    terms['displacement'] = sum(jnp.square(warp - grid).mean() for warp in warps)
+  terms |= warp_terms(task, active, run, batch, out)
   if 'contrast' in active:
     # Regions of either driver: eyes with brows, mouth; and the whole.
     areas = grouped(to_float(batch['driver_regions'])).max(1)[..., :2]
@@ -240,11 +234,38 @@ def loss_terms(task, params, spectral, batch, constants, *, step, key):
   return terms
 
 
+def warp_terms(task, active, run, batch, out):
+  """Terms that train the warp generators only, of expressions and descriptors as they are."""
+  if not active & {'displacement', 'landmarks'}:
+    return {}
+  warps = [
+    run(f'warp_{way}', stop(z), stop(out['identity']))
+    for way, z in (('to_canonical', out['z_source']), ('from_canonical', out['z_driver']))
+  ]
+  grid = geometry.identity_warp(warps[0].shape[1:4], task.avatar.grid)
+  take_off, put_on = (warp - grid for warp in warps)
+  terms = {}
+  if 'displacement' in active:
+    # Warps that drift apart from the grid, and undo each other, end where tanh has no slope.
+    terms['displacement'] = jnp.square(take_off).mean() + jnp.square(put_on).mean()
+  if 'landmarks' in active:
+    # Where the driver's landmarks are painted, the source's are to be read.
+    moved = lambda displacement, points: points + run('sample', displacement, points)
+    upright = jax.vmap(geometry.transform_points)
+    source = upright(batch['source_head_pose'], batch['source_landmarks'])
+    driver = upright(batch['driver_head_pose'], batch['driver_landmarks'])
+    terms['landmarks'] = losses.mse(moved(take_off, moved(put_on, driver)), source)
+  return terms
+
+
 def pixel_terms(run, active, prediction, target, batch):
   """Plain distances of whole images and of pose-aligned face crops, which show faces alike."""
   terms = {}
   for name in active & {'l1', 'mse', 'charbonnier'}:
     terms[name] = getattr(losses, name)(prediction, target)
+  if 'laplacian' in active:
+    mask = to_float(batch['driver_mask'])
+    terms['laplacian'] = losses.laplacian(prediction, target, mask=mask)
   if active & {'face_l1', 'face_mse'}:
     pose = batch['driver_head_pose']
     faces = run('crop', prediction, pose), run('crop', target, pose)

@@ -10,7 +10,7 @@ import pytest
 import reach
 
 from configs import avatar as avatar_config
-from emoportraits_jax import frozen
+from emoportraits_jax import frozen, geometry
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.training import avatar, avatar_terms, perceptual
 
@@ -33,6 +33,7 @@ GENERATOR = {
 }
 TO_CANONICAL = GENERATOR - {'decoder', 'from_canonical_warp'}
 EXPRESSION = {'expression_encoder'}
+WARPS = {'warp_embedding', 'to_canonical_warp', 'from_canonical_warp'}
 PAINTED = ('adversarial', 'feature_matching', 'eyes', 'mouth', 'ears', 'contrast', 'mse')
 LATENT = ('pull', 'push', 'cosface', 'mismatch')
 
@@ -65,7 +66,8 @@ def trained(config):
 @pytest.mark.parametrize('preset', PRESETS)
 def test_every_term_trains_what_it_should(preset):
   latent, from_pixels = PRESETS[preset]
-  found = trained(micro.config(None, f'released,{preset}'))
+  warped = {'loss.landmarks': 1.0, 'loss.displacement': 1.0}
+  found = trained(micro.config(None, f'released,{preset}', **warped))
   assert latent == set(LATENT) & found.keys()
   shaped = set() if from_pixels else EXPRESSION
   for term, networks in found.items():
@@ -77,8 +79,39 @@ def test_every_term_trains_what_it_should(preset):
       assert networks == TO_CANONICAL - shaped
     elif term == 'expression_regression':
       assert networks == EXPRESSION | {'regression'}
+    elif term in ('displacement', 'landmarks'):
+      assert networks == WARPS
     else:
       assert term == 'discriminator' and networks == {'discriminator'}
+
+
+def test_landmarks_painted_by_the_driver_are_read_from_the_source():
+  task = avatar.build(micro.config({'landmarks': 1.0, 'displacement': 1.0}))
+  batch = micro.batch()
+  count, rng = len(batch['driver_landmarks']), np.random.default_rng(0)
+  # Poses by hand: a landmark keeps its canonical place, a quarter turn apart.
+  turn = np.float32([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+  poses = np.tile(turn, (count, 1, 1)), np.tile(turn.T, (count, 1, 1))
+  canonical = rng.uniform(-0.3, 0.3, (count, 68, 3)).astype('f')
+  take_off, put_on = np.float32([0.1, 0, -0.05]), np.float32([-0.02, 0.08, 0])
+  batch |= {'driver_head_pose': poses[0], 'source_head_pose': poses[1]}
+  batch |= {'driver_landmarks': canonical @ turn[:3, :3]}
+  grid = geometry.identity_warp((4, 8, 8))
+  warps = {'warp_to_canonical': grid + take_off, 'warp_from_canonical': grid + put_on}
+
+  def run(method, *args):
+    if method == 'sample':
+      return task.avatar.apply({}, *args, method=method)
+    return jnp.tile(warps[method], (count, 1, 1, 1, 1))
+
+  out = dict.fromkeys(('identity', 'z_source', 'z_driver'), jnp.zeros(1))
+  for error in (0.0, 0.2):
+    source = canonical + take_off + put_on + np.float32([0, error, 0])
+    batch['source_landmarks'] = source @ turn.T[:3, :3]
+    terms = avatar_terms.warp_terms(task, set(task.weights), run, batch, out)
+    np.testing.assert_allclose(terms['landmarks'], error**2 / 3, atol=1e-6)
+  squares = (take_off**2).mean() + (put_on**2).mean()
+  np.testing.assert_allclose(terms['displacement'], squares, rtol=1e-5)
 
 
 def test_the_switch_lets_latent_terms_train_what_they_look_at():
