@@ -55,7 +55,7 @@ def test_a_work_folder_of_another_network_is_refused(tmp_path):
   config.steps += 1
   run_folder.claim(tmp_path, config)
   assert run_folder.config_of(tmp_path).to_dict() == config.to_dict()
-  config.model.volume_channels = 8
+  config.model.volume_channels *= 2
   with pytest.raises(InputError, match=r'config\.model differs'):
     run_folder.claim(tmp_path, config)
 
