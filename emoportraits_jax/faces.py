@@ -168,11 +168,11 @@ def put(image, layer, square):
 
   Only pixels whose weight is not 0 change.
   """
-  top, left, bottom, right = _bounds(square, image.shape)
-  if bottom <= top or right <= left:
-    return
   if len(layer) > 2 * square.side:  # As in `take`.
     layer = cv2.resize(layer, (max(1, round(2 * square.side)),) * 2, interpolation=cv2.INTER_AREA)
+  top, left, bottom, right = _covered(layer, square, image.shape)
+  if bottom <= top or right <= left:
+    return
   size, half = len(layer), square.side / 2
   if square.angle == 0 and all(x % 1 == 0 for x in (half, square.x, square.y)):
     layer = cv2.resize(layer, (int(square.side),) * 2, interpolation=cv2.INTER_CUBIC)
@@ -184,11 +184,25 @@ def put(image, layer, square):
     layer = cv2.resize(layer, (size, size), interpolation=cv2.INTER_CUBIC)
     matrix = _image_from_crop(square, size) - [[0, 0, left], [0, 0, top]]
     layer = cv2.warpAffine(layer, matrix, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+  under = image[top:bottom, left:right]
+  under[:] = over(layer, under)
+
+
+def _covered(layer, square, shape):
+  """(top, left, bottom, right) around the pixels of a picture that a `layer` can change."""
   x, y, width, height = cv2.boundingRect(cv2.extractChannel(layer, 3))
   if not width:
-    return
-  under = image[top + y : top + y + height, left + x : left + x + width]
-  under[:] = over(layer[y : y + height, x : x + width], under)
+    return 0, 0, 0, 0
+  # Bicubic reaches two pixels; borders of pixels are half a pixel off their centres.
+  across, down = (
+    np.clip([start - 2, start + length + 2], 0, len(layer)) - 0.5
+    for start, length in ((x, width), (y, height))
+  )
+  corners = np.array([[u, v, 1] for u in across for v in down])
+  points = corners @ _image_from_crop(square, len(layer)).T + 0.5
+  left, top = np.floor(points.min(0) + 1e-6).astype(int).clip(0).tolist()
+  right, bottom = np.ceil(points.max(0) - 1e-6).astype(int).clip(None, shape[1::-1]).tolist()
+  return top, left, bottom, right
 
 
 # ---- Detection ----

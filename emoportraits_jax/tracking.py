@@ -9,7 +9,7 @@ import numpy as np
 from emoportraits_jax import faces, smoothing
 
 CUT = 30.0  # Mean change of a 32x32 picture at a scene cut; within scenes 19 is the most we saw.
-_DETECTIONS_PER_SECOND = 12  # The square is smoothed far below this.
+_DETECTIONS_PER_SECOND = 6  # The square is smoothed far below this.
 
 
 class Sighting(NamedTuple):
@@ -38,7 +38,9 @@ class Tracker:
 
   def __call__(self, frame):
     """The next frame [H, W, 3] uint8 -> Sighting."""
-    thumbnail = cv2.resize(frame[::4, ::4], (32, 32), interpolation=cv2.INTER_AREA).astype(int)
+    step = max(1, min(frame.shape[:2]) // 64)
+    thumbnail = np.ascontiguousarray(frame[::step, ::step])
+    thumbnail = cv2.resize(thumbnail, (32, 32), interpolation=cv2.INTER_AREA).astype(int)
     cut = self._thumbnail is not None and np.abs(thumbnail - self._thumbnail).mean() > CUT
     self._thumbnail = thumbnail
     if cut:
