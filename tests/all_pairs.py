@@ -1,8 +1,9 @@
-"""Every portrait with every clip of ../shared/media: python tests/all_pairs.py [SECONDS [MODEL]]
+"""Every portrait with every clip of ../shared/media: python tests/all_pairs.py [S [MODEL [BATCH]]]
 
-Prints a row for each pair: frames written and wanted, seconds too long, milliseconds of sound off,
-PSNR outside the square as encoded, frames without a face, frames a second. Exits 1 where one is out
-of bounds. Each driver is read with the first portrait: its rates there are the lower.
+Of clips the first S seconds, or all. Prints a row for each pair: frames written and wanted, seconds
+too long, milliseconds of sound off, PSNR outside the square as encoded, frames without a face,
+frames a second. Exits 1 where one is out of bounds. Each driver is read with the first portrait:
+its rates there are the lower.
 """
 
 import itertools
@@ -20,16 +21,18 @@ RATE = 16000
 
 
 def sound_offset(out, driver):
-  """Seconds by which the sound of `out` is late; 0 where `driver` has none."""
+  """Seconds by which the sound of `out` is late; 0 where `driver` has too little of it."""
   if not driver.has_sound:
     return 0.0
   heard, told = media.read_audio(out), media.read_audio(driver.path)
   length = min(len(heard), len(told)) - RATE // 5
+  if length < RATE // 10:
+    return 0.0
   told = told[RATE // 10 :][:length]
   size = 2 ** int(np.ceil(np.log2(2 * len(heard))))
   products = np.fft.irfft(np.fft.rfft(heard, size) * np.fft.rfft(told, size).conj(), size)
   energy = np.convolve(heard**2, np.ones(length), 'valid')[: RATE // 5]
-  if length < RATE // 10 or np.abs(told).max() < 0.01 or energy.max() < 1e-6:
+  if np.abs(told).max() < 0.01 or energy.max() < 1e-6:
     return 0.0  # Silence cannot be late.
   match = products[: len(energy)] / np.sqrt(energy + 1e-3 * energy.max())
   return (int(match.argmax()) - RATE // 10) / RATE
@@ -52,14 +55,14 @@ def outside_psnr(out, source):
   return 10 * np.log10(255**2 / max(np.mean(errors), 1e-9)) if outside.any() else np.inf
 
 
-def main(seconds=None, model='tiny64'):
+def main(seconds=None, model='tiny64', batch=8):
   """Animates all pairs, the clips' first seconds or whole; returns whether each is in bounds."""
   compile_cache.enable()
   model, good = pretrained.load(model), True
   sources, clips = (sorted((MEDIA / kind).glob(end)) for kind, end in KINDS)
   print('portrait clip frames wanted late_s sound_ms outside_db missed fps', flush=True)
   with tempfile.TemporaryDirectory() as folder:
-    options = reenactment.Options(end=seconds and float(seconds))
+    options = reenactment.Options(end=seconds and float(seconds), batch=int(batch))
     done = reenactment.animate_files(model, sources, clips, pathlib.Path(folder) / 'out', options)
     for (source, clip), summary in zip(itertools.product(sources, clips), done, strict=True):
       video, driver = media.open_video(summary.out), reenactment.open_driver(clip, options)

@@ -8,6 +8,7 @@ import sys
 import zlib
 
 import av
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -335,6 +336,16 @@ def test_colours_survive(tmp_path):
     write(frame)
   (back,) = media.open_video(tmp_path / 'c.mp4').frames()
   assert np.abs(back[16, 16::32].astype(int) - colours).max() <= 4
+
+
+@pytest.mark.parametrize('width', [96, 94])  # Rows of chroma that fill their memory, and not.
+def test_colours_stay_in_place(tmp_path, width):
+  noise = np.random.default_rng(0).integers(0, 256, (width, width, 3), np.uint8)
+  frame = cv2.GaussianBlur(noise, (0, 0), 5)
+  with video_writer.write_video(tmp_path / 'c.mp4', 25) as write:
+    write(frame)
+  (back,) = media.open_video(tmp_path / 'c.mp4').frames()
+  assert np.abs(back.astype(int) - frame).mean() < 2
 
 
 def test_sound_stays_in_sync(tmp_path):
