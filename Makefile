@@ -19,7 +19,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 demo: setup
 	$(BIN)/emoportraits animate --sample --out out/demo.mp4 --contact-sheet out/demo.png
