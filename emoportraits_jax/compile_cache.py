@@ -3,6 +3,7 @@
 import os
 import pathlib
 import stat
+import warnings
 
 
 def enable(folder=None):
@@ -25,6 +26,8 @@ def enable(folder=None):
 
   import jax
 
+  # A full disk or a damaged file: again, compiling is all it costs.
+  warnings.filterwarnings('ignore', 'Error (reading|writing) persistent compilation cache')
   jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
