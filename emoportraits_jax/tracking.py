@@ -8,7 +8,7 @@ import numpy as np
 
 from emoportraits_jax import faces, smoothing
 
-CUT = 30.0  # Mean change of a 32x32 picture at a scene cut; within scenes 19 is the most we saw.
+CUT = 30.0  # Mean change of a 32x32 picture at a scene cut; within scenes 20 is the most we saw.
 _DETECTIONS_PER_SECOND = 6  # The square is smoothed far below this.
 
 
