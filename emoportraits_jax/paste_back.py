@@ -87,8 +87,9 @@ def _without_head(image, square, matte):
 
 def _around(matte, reach):
   """A matte, and softly what lies around it, at [_FILL, _FILL]."""
-  wide = cv2.dilate(cv2.resize(matte, (_FILL, _FILL)), np.ones((reach, reach)))
-  return np.clip(2 * cv2.GaussianBlur(wide, (0, 0), 2), 0, 1)
+  wide = cv2.resize((matte * np.float32(255)).astype(np.uint8), (_FILL, _FILL))
+  soft = cv2.GaussianBlur(cv2.dilate(wide, np.ones((reach, reach))), (0, 0), 2)
+  return cv2.add(soft, soft) / np.float32(255)  # The sum stops at 255.
 
 
 def _colour_match(rendered, crop, matte):
@@ -137,7 +138,7 @@ def paste(portrait, rendered, matte, base=None):
     away = np.maximum(portrait.hole - _around(matte, 13), 0)
     if away.max() > 0.02:
       behind = faces.layer(portrait.fill, away)
-      layer = faces.over(layer, cv2.resize(behind, layer.shape[:2]))
+      layer = faces.over(layer, behind.map(lambda x: cv2.resize(x, matte.shape[::-1])))
   faces.put(frame, layer, faces.Square(*portrait.square.tolist()))
   return frame
 

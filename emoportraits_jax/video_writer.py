@@ -18,7 +18,7 @@ from emoportraits_jax import files, media
 from emoportraits_jax.errors import InputError
 
 SOUND_RATE = 48000
-QUALITIES = {'low': 28, 'medium': 22, 'high': 17}  # x264's quantiser: lower is better.
+QUALITIES = {'low': 28, 'medium': 22, 'high': 18}  # x264's quantiser: lower is better.
 MOVIES = ('.mp4', '.mov', '.mkv')
 _GIF_RATE = 50  # Browsers slow down a GIF whose frames last less than 20 ms.
 

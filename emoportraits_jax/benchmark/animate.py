@@ -14,7 +14,7 @@ def add_arguments(parser):
   parser.add_argument('--source', help='a portrait; without: the one that comes along')
   parser.add_argument('--driver', help='a video; without: the one that comes along')
   parser.add_argument('--height', type=int, default=720, help='of both, at 16:9 (%(default)s)')
-  parser.add_argument('--frames', type=int, default=75, help='measured, at most (%(default)s)')
+  parser.add_argument('--frames', type=int, default=100, help='measured, at most (%(default)s)')
   parser.add_argument('--batch', type=int, default=8, help='frames per step (%(default)s)')
   parser.add_argument('--json', type=pathlib.Path, help='also write the figures here')
 
