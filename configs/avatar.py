@@ -208,6 +208,7 @@ def get_config(presets=''):
   config.remat = ()  # Methods of Avatar computed twice, to save memory: ('decode', ...).
 
   config.data = dict(video_pairs.DEFAULTS) | dict(workers=8, image_size=512, background='keep')
+  config.data.second = ml_collections.config_dict.placeholder(str)  # None that flags can change.
   config.coefficients = len(synthetic_heads.EXPRESSION_NAMES)  # Known of synthetic heads.
   config.background = (0.0, 1.0, 0.0)  # What the decoder is to paint outside the driver's mask.
 

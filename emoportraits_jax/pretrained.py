@@ -48,7 +48,11 @@ class Model:
   @functools.cached_property
   def generator(self):
     """The generator's variables, folded: no trace of its training is left to be computed."""
-    return jax.tree.map(jnp.asarray, layers.fold(self.parts['generator']))
+    stored = self.parts['generator']
+    variables = jax.tree.map(jnp.asarray, layers.fold(stored))
+    if jax.tree.structure(variables) == jax.tree.structure(stored):
+      self.parts['generator'] = variables  # They were folded before: one copy is enough.
+    return variables
 
   def estimate_head_pose(self, images):
     """Images [B, H, W, 3], RGB in [0, 1] -> head poses [B, 4, 4].

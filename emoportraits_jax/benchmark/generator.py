@@ -170,8 +170,9 @@ def _peak(side, folder):
 
 
 def _peak_of_this_process(side, folder):
-  from emoportraits_jax import pretrained
+  from emoportraits_jax import compile_cache, pretrained
 
+  compile_cache.trim_after_compiling()  # As the commands do.
   model = pretrained.load(folder)
   if side == 'ours':
     jobs, _ = _our_jobs(model.module, model.generator, WHOLES)
@@ -202,7 +203,7 @@ def _gflop(module):
     out = next_call(*args, **kwargs)
     if isinstance(context.module, layers.Conv) and context.method_name == '__call__':
       kernel = (*context.module.kernel_size, args[0].shape[-1])
-      total += 2 * math.prod(out.shape) * math.prod(kernel)
+      total += 2 * math.prod(out.shape) * math.prod(kernel) * (4 if context.module.averaged else 1)
     return out
 
   shapes = _inputs(module)

@@ -32,31 +32,35 @@ _A = np.array([
   [0, 9 / 8, 9 / 8, 9 / 4, 9 / 4, 0],
   [0, 27 / 32, -27 / 32, 27 / 8, -27 / 8, 2],
 ])  # fmt: skip
-_TILES = 1024  # At a time: what is in flight then stays near the processor's cache.
+_TILES = 256  # At a time: what is in flight then stays near the processor's cache.
+_SLAB = 2**25  # Values of a 3D convolution's input at a time.
 _CHANNELS = 192  # With fewer, the tiles' transforms cost what the products save.
 
 
-def convolve(x, kernel, strides=1, *, upsampled=False, inference=False):
+def convolve(x, kernel, strides=1, *, upsampled=False, averaged=False, inference=False):
   """[B, *size, in] with kernel [*k, in, out], padding (k - 1) / 2 -> [B, *size / strides, out].
 
   k has 3, 2 or 0 (a matrix product) entries. `upsampled` (k all 1, or 3 x 3): as if x were first
-  doubled in height and width by nearest neighbour. `inference` allows forms with no fast gradient.
+  doubled in height and width by nearest neighbour. `averaged` (2D): the means over 2 x 2 of the
+  result. `inference` allows forms with no fast gradient.
   """
   rank = kernel.ndim - 2
   if all(k == 1 for k in kernel.shape[:-2]):
     if strides > 1:
       x = x[(slice(None), *[slice(None, None, strides)] * rank)]
-    x = x @ kernel.reshape(kernel.shape[-2:])
-    return _double(x) if upsampled else x
-  if upsampled:
-    return _convolve_doubled(x, kernel)
-  if inference and strides == 1 and _worth_winograd(x, kernel):
+    y = x @ kernel.reshape(kernel.shape[-2:])
+    y = double(y) if upsampled else y
+  elif upsampled:
+    y = _convolve_doubled(x, kernel)
+  elif inference and strides == 1 and _worth_winograd(x, kernel):
     if rank == 3:
       return _winograd(x, kernel)
-    return _winograd(x[:, None], kernel[None])[:, 0]
-  if rank == 3:
-    return _convolve_3d(x, kernel)
-  return _convolve_2d(x, kernel, strides)
+    return _winograd(x[:, None], kernel[None], averaged)[:, 0]
+  elif rank == 3:
+    y = _convolve_3d(x, kernel, inference)
+  else:
+    y = _convolve_2d(x, kernel, strides)
+  return halve(y) if averaged else y
 
 
 def _convolve_2d(x, kernel, strides):
@@ -67,16 +71,21 @@ def _convolve_2d(x, kernel, strides):
   )
 
 
-def _convolve_3d(x, kernel):
+def _convolve_3d(x, kernel, inference):
   """A 2D convolution over slices that hold their depth neighbours as channels."""
   b, depth, h, w, c = x.shape
-  side = kernel.shape[0] // 2
-  padded = jnp.pad(x, [(0, 0), (side, side), (0, 0), (0, 0), (0, 0)])
-  slices = [padded[:, k : k + depth] for k in range(kernel.shape[0])]
-  x = jnp.concatenate(slices, axis=-1).reshape(b * depth, h, w, -1)
+  taps = kernel.shape[0]
+  padded = jnp.pad(x, [(0, 0), (taps // 2, taps // 2), (0, 0), (0, 0), (0, 0)])
   kernel = jnp.moveaxis(kernel, 0, 2)
   kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
-  return _convolve_2d(x, kernel, 1).reshape(b, depth, h, w, -1)
+  # Of a large volume, some slices at a time: all would be held three times at once.
+  count = _divisor(depth, _SLAB // (b * h * w * taps * c)) if inference else depth
+  parts = []
+  for first in range(0, depth, count):
+    slices = [padded[:, k : k + count] for k in range(first, first + taps)]
+    part = jnp.concatenate(slices, axis=-1).reshape(b * count, h, w, -1)
+    parts.append(_convolve_2d(part, kernel, 1).reshape(b, count, h, w, -1))
+  return jnp.concatenate(parts, axis=1)
 
 
 def _convolve_doubled(x, kernel):
@@ -100,10 +109,16 @@ def _convolve_doubled(x, kernel):
   return jnp.stack(pixels, axis=2).reshape(b, 2 * h, 2 * w, features)
 
 
-def _double(x):
+def double(x):
   """Nearest neighbour, factor 2 in height and width: [B, H, W, C] -> [B, 2H, 2W, C]."""
   b, h, w, c = x.shape
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def halve(x):
+  """Means over 2 x 2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, C]."""
+  b, h, w, c = x.shape
+  return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
 # --- Winograd ---------------------------------------------------------------------------------
@@ -122,21 +137,25 @@ def _worth_winograd(x, kernel):
   )
 
 
-def _winograd(x, kernel):
-  """[B, D, H, W, in] with kernel [k, 3, 3, in, out] -> [B, D, H, W, out]."""
+def _winograd(x, kernel, averaged=False):
+  """[B, D, H, W, in] with kernel [k, 3, 3, in, out] -> [B, D, H, W, out], or means over 2 x 2."""
   b, depth, h, w, channels = x.shape
-  taps, features = kernel.shape[0], kernel.shape[-1]
-  # That it reads x keeps XLA from transforming the kernels of all layers first, to hold them all.
-  kernel = kernel + 0 * x[(0,) * x.ndim]
-  weights = jnp.moveaxis(kernel, 0, 2).reshape(9, -1)
-  weights = (jnp.asarray(np.kron(_G, _G), x.dtype) @ weights).reshape(36, taps, channels, features)
+  features, side = kernel.shape[-1], len(kernel) // 2
+  padded = jnp.pad(x, [(0, 0), (side, side), (1, 1), (1, 1), (0, 0)])
+  # What reads the padded picture, XLA cannot make for all layers first, to hold it until their
+  # turn: the transformed kernels, and the array that the loop writes to.
+  padded = jax.lax.optimization_barrier(padded)
+  zero = 0 * padded[0, side, 1, 1, 0]
+  transform = jnp.asarray(np.kron(_G, _G), x.dtype)
+  taps = [(k + zero).reshape(9, -1) for k in kernel]
+  weights = [(transform @ k).reshape(36, channels, features) for k in taps]
 
+  back = (_A[::2] + _A[1::2]) / 2 if averaged else _A
   # What is worked on at a time: `group` slices of `rows` rows of tiles.
-  tall, wide, side = h // 4, w // 4, taps // 2
+  tall, wide = h // 4, w // 4
   rows = _divisor(tall, _TILES // wide)
   group = _divisor(depth, _TILES // (wide * tall)) if rows == tall else 1
   counts = (b, depth // group, tall // rows)
-  padded = jnp.pad(x, [(0, 0), (side, side), (1, 1), (1, 1), (0, 0)])
 
   def step(index):
     image, slab, band = jnp.unravel_index(index, counts)
@@ -144,41 +163,45 @@ def _winograd(x, kernel):
     shape = (1, group + 2 * side, rows * 4 + 2, w + 2, channels)
     tiles = _tiles(jax.lax.dynamic_slice(padded, start, shape)[0], rows, wide)
     products = sum(
-      jnp.matmul(tiles[:, k : k + group].reshape(36, -1, channels), weights[:, k])
-      for k in range(taps)
+      jnp.matmul(tiles[:, k : k + group].reshape(36, -1, channels), tap)
+      for k, tap in enumerate(weights)
     )
-    return _untiled(products.reshape(6, 6, group, rows, wide, features))
+    return _untiled(products.reshape(6, 6, group, rows, wide, features), back)
 
-  count = math.prod(counts)
+  count, size = math.prod(counts), len(back)  # A tile becomes size x size pixels.
   if depth == 1 and count <= 4:  # A loop would be smaller, but runs what is in it on one thread.
     y = jnp.stack([step(index) for index in range(count)])
   else:
-    y = jax.lax.map(step, jnp.arange(count))
-  return y.reshape(b, depth, h, w, features)
+    y = jnp.broadcast_to(zero, (count, group, size * rows, size * wide, features))
+    write = lambda index, y: jax.lax.dynamic_update_index_in_dim(y, step(index), index, 0)
+    y = jax.lax.fori_loop(0, count, write, y)
+  return y.reshape(b, depth, size * tall, size * wide, features)
 
 
 def _tiles(x, rows, wide):
   """B x B' of the overlapping 6x6 tiles of [S, 4 rows + 2, 4 wide + 2, C] -> [36, S, ...]."""
-  down = _combine(_B, [x[:, i : i + 4 * rows - 3 : 4] for i in range(6)])
-  across = [_combine(_B, [row[:, :, j : j + 4 * wide - 3 : 4] for j in range(6)]) for row in down]
-  return jnp.stack([tile for row in across for tile in row])
+  across = _combine(_B, [x[:, :, j : j + 4 * wide - 3 : 4] for j in range(6)])
+  both = _combine(_B, [across[:, :, i : i + 4 * rows - 3 : 4] for i in range(6)])
+  return both.reshape(36, *both.shape[2:])
 
 
-def _untiled(products):
-  """A y A' of [6, 6, S, rows, wide, C] -> [S, 4 rows, 4 wide, C]."""
+def _untiled(products, back):
+  """A y A' of [6, 6, S, rows, wide, C] by A [n, 6] -> [S, n rows, n wide, C]."""
   _, _, slices, rows, wide, features = products.shape
-  down = _combine(_A, list(products))
-  across = [_combine(_A, list(row)) for row in down]
-  y = jnp.stack([jnp.stack(row, axis=3) for row in across], axis=2)
-  return y.reshape(slices, 4 * rows, 4 * wide, features)
+  down = _combine(back, list(products))
+  both = _combine(back, [down[:, j] for j in range(6)])  # [across, down, S, rows, wide, C]
+  size = len(back) * rows, len(back) * wide
+  return both.transpose(2, 3, 1, 4, 0, 5).reshape(slices, *size, features)
 
 
 def _combine(matrix, parts):
-  """The sums of `parts` that the rows of a constant matrix say, without the zeros."""
-  return [
-    sum(part * float(factor) for factor, part in zip(row, parts, strict=True) if factor)
-    for row in matrix
-  ]
+  """The sums of `parts` that the rows of a constant matrix say, without the zeros, stacked."""
+  return jnp.stack(
+    [
+      sum(part * float(factor) for factor, part in zip(row, parts, strict=True) if factor)
+      for row in matrix
+    ]
+  )
 
 
 def _divisor(number, most):

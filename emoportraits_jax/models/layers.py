@@ -118,6 +118,7 @@ class Conv(nn.Module):
   use_bias: bool = False
   weight: str = 'plain'
   upsampled: bool = False  # Reads its input doubled in height and width (nearest neighbour).
+  averaged: bool = False  # Of its output, the means over 2 x 2 pixels.
   dtype: str = 'float32'
   initial: Callable = he_normal  # Of a plain or spectral kernel.
 
@@ -127,7 +128,12 @@ class Conv(nn.Module):
     kernel = self.kernel(shape).astype(self.dtype)
     folded = self.weight != 'plain' and self.has_variable('params', 'kernel')
     x = convolution.convolve(
-      x.astype(self.dtype), kernel, self.strides, upsampled=self.upsampled, inference=folded
+      x.astype(self.dtype),
+      kernel,
+      self.strides,
+      upsampled=self.upsampled,
+      averaged=self.averaged,
+      inference=folded,
     )
     if self.use_bias:
       # The released code replaced its standardised layers after its own initialisation (11.1).
@@ -227,12 +233,6 @@ class AdaptiveGroupNorm(nn.Module):
 # --- Resampling -------------------------------------------------------------------------------
 
 
-def double(x):
-  """Nearest neighbour, factor 2 in height and width: [B, H, W, C] -> [B, 2H, 2W, C]."""
-  b, h, w, c = x.shape
-  return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
 def average(x, window):
   """Means over blocks: `window` has one factor for each axis between batch and channels."""
   shape = [x.shape[0]]
@@ -302,16 +302,20 @@ class ResBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, *embedding):
-    rank, up, settings = x.ndim - 2, self.resample == 'up', self.settings
+    rank, settings = x.ndim - 2, self.settings
+    up, down = self.resample == 'up', self.resample == 'down'
     norm = settings.adaptive_norm if embedding else settings.norm
     # Released: the first convolution is standardised, except in 3D after plain norms (2.1).
     first = settings.spectral if rank == 3 and not embedding else settings.standardised
+    shortcut = x
+    if down:  # Means commute with the shortcut; as x waits for them, they are all that is kept.
+      shortcut = convolution.halve(x)
+      x = x + 0 * shortcut[:, :1, :1, :1]
     y = nn.relu(norm(name='norm_1')(x, *embedding))
     # Doubling commutes with norm and ReLU, so that the convolution can do it at the small size.
     y = first(self.features, (3,) * rank, upsampled=up, name='conv_1')(y)
     y = nn.relu(norm(name='norm_2')(y, *embedding))
-    y = settings.spectral(self.features, (3,) * rank, name='conv_2')(y)
+    y = settings.spectral(self.features, (3,) * rank, averaged=down, name='conv_2')(y)
     if x.shape[-1] != self.features:
-      x = settings.spectral(self.features, (1,) * rank, name='skip')(x)
-    y = y + (double(x) if up else x)
-    return average(y, (2,) * rank) if self.resample == 'down' else y
+      shortcut = settings.spectral(self.features, (1,) * rank, name='skip')(shortcut)
+    return y + (convolution.double(shortcut) if up else shortcut)

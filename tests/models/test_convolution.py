@@ -60,6 +60,28 @@ def test_doubling_first_is_part_of_the_convolution(kernel_size):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, truth)
 
 
+@pytest.mark.parametrize('kernel_size', [(3, 3), (1, 1)])
+@pytest.mark.parametrize('channels', [4, 6], ids=['winograd', 'direct'])
+def test_means_may_be_part_of_the_convolution(kernel_size, channels, monkeypatch):
+  monkeypatch.setattr(convolution, '_CHANNELS', 5)
+  monkeypatch.setattr(convolution, '_TILES', 16)
+  x = RNG.standard_normal((2, 32, 40, 9 - channels)).astype(np.float32)
+  kernel = RNG.standard_normal((*kernel_size, 9 - channels, 5)).astype(np.float32)
+  means = convolution.convolve(x, kernel, averaged=True, inference=True)
+  expected = np.stack([plain(one, np.float64(kernel)) for one in np.float64(x)])
+  expected = expected.reshape(2, 16, 2, 20, 2, 5).mean((2, 4))
+  np.testing.assert_allclose(means, expected, atol=6e-6 * np.abs(expected).max())
+
+
+def test_a_large_volume_is_convolved_in_parts(monkeypatch):
+  x = RNG.standard_normal((2, 6, 5, 4, 3)).astype(np.float32)
+  kernel = RNG.standard_normal((3, 3, 3, 3, 2)).astype(np.float32)
+  monkeypatch.setattr(convolution, '_SLAB', 3 * x[:, :2].size)
+  call = lambda x: convolution.convolve(x, kernel, inference=True)
+  assert str(jax.make_jaxpr(call)(x)).count('conv_general') == 3
+  np.testing.assert_allclose(call(x), convolution.convolve(x, kernel), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('shape', [(1, 30, 32, 8), (1, 16, 16, 8), (1, 32, 32, 3)])
 def test_odd_small_and_narrow_inputs_take_the_direct_form(shape, monkeypatch):
   monkeypatch.setattr(convolution, '_CHANNELS', 4)

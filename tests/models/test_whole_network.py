@@ -131,6 +131,9 @@ def test_a_saved_model_comes_back(variables, inputs, run, form, tmp_path):
   expected = run(layers.fold(variables), *inputs)
   # Noise in, rounding grows.
   np.testing.assert_allclose(run(back.generator, *inputs), expected, atol=1e-3)
+  kept = back.parts['generator'], back.generator
+  assert (kept[0] is kept[1]) == (form == 'folded')  # Not held twice.
+  jax.tree.map(np.testing.assert_array_equal, kept[0], stored)
   assert back.provenance == {'name': 'micro'}
 
 
