@@ -41,8 +41,8 @@ def convolve(x, kernel, strides=1, *, upsampled=False, averaged=False, inference
   """[B, *size, in] with kernel [*k, in, out], padding (k - 1) / 2 -> [B, *size / strides, out].
 
   k has 3, 2 or 0 (a matrix product) entries. `upsampled` (k all 1, or 3 x 3): as if x were first
-  doubled in height and width by nearest neighbour. `averaged` (2D): the means over 2 x 2 of the
-  result. `inference` allows forms with no fast gradient.
+  doubled in height and width by nearest neighbour. `averaged`: the means over blocks of 2 of
+  the result. `inference` allows forms with no fast gradient.
   """
   rank = kernel.ndim - 2
   if all(k == 1 for k in kernel.shape[:-2]):
@@ -53,14 +53,14 @@ def convolve(x, kernel, strides=1, *, upsampled=False, averaged=False, inference
   elif upsampled:
     y = _convolve_doubled(x, kernel)
   elif inference and strides == 1 and _worth_winograd(x, kernel):
-    if rank == 3:
-      return _winograd(x, kernel)
-    return _winograd(x[:, None], kernel[None], averaged)[:, 0]
+    if rank == 2:
+      return _winograd(x[:, None], kernel[None], averaged)[:, 0]
+    y = _winograd(x, kernel)
   elif rank == 3:
     y = _convolve_3d(x, kernel, inference)
   else:
     y = _convolve_2d(x, kernel, strides)
-  return halve(y) if averaged else y
+  return average(y, (2,) * (y.ndim - 2)) if averaged else y
 
 
 def _convolve_2d(x, kernel, strides):
@@ -79,7 +79,8 @@ def _convolve_3d(x, kernel, inference):
   kernel = jnp.moveaxis(kernel, 0, 2)
   kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
   # Of a large volume, some slices at a time: all would be held three times at once.
-  count = _divisor(depth, _SLAB // (b * h * w * taps * c)) if inference else depth
+  few = inference and jax.default_backend() == 'cpu'
+  count = _divisor(depth, _SLAB // (b * h * w * taps * c)) if few else depth
   parts = []
   for first in range(0, depth, count):
     slices = [padded[:, k : k + count] for k in range(first, first + taps)]
@@ -115,10 +116,12 @@ def double(x):
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
-def halve(x):
-  """Means over 2 x 2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, C]."""
-  b, h, w, c = x.shape
-  return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+def average(x, window):
+  """Means over blocks: `window` has one factor for each axis between batch and channels."""
+  shape = [x.shape[0]]
+  for size, factor in zip(x.shape[1:-1], window, strict=True):
+    shape += [size // factor, factor]
+  return x.reshape(*shape, x.shape[-1]).mean(axis=tuple(range(2, len(shape), 2)))
 
 
 # --- Winograd ---------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from emoportraits_jax.models import layers
+from emoportraits_jax.models import convolution, layers
 
 
 class Discriminator(nn.Module):
@@ -21,7 +21,7 @@ class Discriminator(nn.Module):
     scores, features = [], []
     for scale in range(self.scales):
       if scale > 0:
-        image = layers.average(image, (2, 2))
+        image = convolution.average(image, (2, 2))
       judged = PatchNetwork(self.channels, self.strides, name=f'scale_{scale}')(image)
       scores.append(judged[0])
       features.append(judged[1])

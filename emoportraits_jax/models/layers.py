@@ -233,14 +233,6 @@ class AdaptiveGroupNorm(nn.Module):
 # --- Resampling -------------------------------------------------------------------------------
 
 
-def average(x, window):
-  """Means over blocks: `window` has one factor for each axis between batch and channels."""
-  shape = [x.shape[0]]
-  for size, factor in zip(x.shape[1:-1], window, strict=True):
-    shape += [size // factor, factor]
-  return x.reshape(*shape, x.shape[-1]).mean(axis=tuple(range(2, len(shape), 2)))
-
-
 def trilinear(x, factors):
   """Upsamples [B, D, H, W, C] by whole factors, borders clamped (align_corners=False)."""
   for axis, factor in zip((1, 2, 3), factors, strict=True):
@@ -309,7 +301,7 @@ class ResBlock(nn.Module):
     first = settings.spectral if rank == 3 and not embedding else settings.standardised
     shortcut = x
     if down:  # Means commute with the shortcut; as x waits for them, they are all that is kept.
-      shortcut = convolution.halve(x)
+      shortcut = convolution.average(x, (2,) * rank)
       x = x + 0 * shortcut[:, :1, :1, :1]
     y = nn.relu(norm(name='norm_1')(x, *embedding))
     # Doubling commutes with norm and ReLU, so that the convolution can do it at the small size.

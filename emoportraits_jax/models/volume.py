@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from emoportraits_jax.models import layers
+from emoportraits_jax.models import convolution, layers
 
 
 class SourceBlocks(nn.Module):
@@ -40,7 +40,7 @@ class CanonicalUNet(nn.Module):
     skips = []
     for level, features in enumerate(self.channels):
       if level > 0:
-        x = layers.average(x, self.pooling[level - 1])
+        x = convolution.average(x, self.pooling[level - 1])
       x = block(features, f'down_{level}')(x)
       skips.append(x)
 
@@ -51,6 +51,6 @@ class CanonicalUNet(nn.Module):
       x = layers.trilinear(x, factors)
       x = x + block(self.channels[level], f'skip_{level}')(skips[level])
       x = block(self.channels[level - 1] if level else out, f'up_{level}')(x)
-    x = layers.average(x, (self.depth_factor, 1, 1))
+    x = convolution.average(x, (self.depth_factor, 1, 1))
     x = nn.relu(settings.norm(name='norm')(x))
     return settings.spectral(out, (1, 1, 1), use_bias=True, name='head')(x)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from emoportraits_jax import geometry
-from emoportraits_jax.models import layers
+from emoportraits_jax.models import convolution, layers
 
 # Of the last convolution: the first warps are gentle, but larger than a voxel.
 SMALL = nn.initializers.variance_scaling(0.1, 'fan_in', 'normal')
@@ -49,7 +49,7 @@ class WarpGenerator(nn.Module):
     ):
       x = layers.trilinear(x, factors)
       x = layers.ResBlock(features, settings, name=f'up_{index}')(x, embedding)
-    x = layers.average(x, (max(1, x.shape[1] // self.volume_shape[0]), 1, 1))
+    x = convolution.average(x, (max(1, x.shape[1] // self.volume_shape[0]), 1, 1))
     x = nn.relu(settings.norm(name='norm')(x))
     delta = settings.spectral(3, (3, 3, 3), use_bias=True, initial=SMALL, name='to_delta')(x)
     # A warp coarser than the volume is smooth: interpolated.

@@ -10,7 +10,13 @@ import torch
 
 from emoportraits_jax import convert
 from emoportraits_jax.frozen import weights
-from emoportraits_jax.models import discriminator, layers, released_names, super_resolution
+from emoportraits_jax.models import (
+  convolution,
+  discriminator,
+  layers,
+  released_names,
+  super_resolution,
+)
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +99,7 @@ def test_decoder(run, golden):
   data = golden('decoder')
   image = run('decode', volume(data.noise('dec', 'features'), 96))
   data.check('image', image, 1e-4)
-  data.check('image_64', layers.average(image, (8, 8)), 1e-4)
+  data.check('image_64', convolution.average(image, (8, 8)), 1e-4)
 
 
 def _arrays(recipe, inventory, *keys):
