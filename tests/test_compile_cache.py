@@ -1,7 +1,5 @@
 """Programs are kept where only we can write, and what making them took is given back."""
 
-import os
-
 import jax
 import pytest
 
@@ -19,7 +17,6 @@ def test_the_folder_is_ours_alone(tmp_path):
   assert folder.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.skipif(os.name == 'nt', reason='Windows has no such permissions')
 def test_a_folder_that_others_can_write_to_is_not_used(tmp_path):
   tmp_path.chmod(0o777)
   assert compile_cache.enable(tmp_path) is None
