@@ -153,17 +153,16 @@ def create_avatar(model, image, *, mask=None, crop=True, face='largest', detecto
       raise InputError(f'The mask is {mask.shape}, the picture {image.shape[:2]}: make them equal.')
     head = cut(mask)[None, ..., None]
 
-  masked = jnp.asarray(pixels, jnp.float32) / 255 * head
+  masked = pixels / np.float32(255) * np.asarray(head)
   head_pose = model.estimate_head_pose(masked)
-  canonical, identity, expression = _embed(model.module, model.generator, masked, head_pose)
-  avatar = Avatar(canonical[0], identity[0], head_pose[0], expression[0])
+  avatar = Avatar(*_embed(model.module, model.generator, masked, head_pose))
   if not crop:
     return avatar
   # Its own picture, rendered: how far the network's colours are off.
   blend_matte = mattes.of_head(model)
   own, own_matte = _draw(
     model.module, blend_matte.function, model.generator, blend_matte.variables,
-    avatar, expression, head_pose,
+    avatar, np.asarray(avatar.expression)[None], head_pose,
   )  # fmt: skip
   guess = matte.guess and mask is None
   covered = np.asarray(head)[0, ..., 0] * (np.asarray(own_matte)[0, ..., 0] / np.float32(255))
@@ -191,23 +190,26 @@ def _stretch(image, size):
   return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
+@jax.jit
+def _to_float(pixels):
+  """uint8 -> float32 in [0, 1]."""
+  return pixels.astype(jnp.float32) / 255
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _matte(function, variables, pixels):
-  return function(variables, pixels.astype(jnp.float32) / 255)
+  return function(variables, _to_float(pixels))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _embed(module, variables, masked, head_pose):
-  """Masked [B, S, S, 3] in [0, 1] -> canonical volumes, identities, expressions."""
+  """Masked [1, S, S, 3] in [0, 1] and its head pose [1, 4, 4] -> the fields of its Avatar."""
   apply = functools.partial(module.apply, variables)
   identity = apply(masked, method='identity')
   expression = apply(apply(masked, head_pose, method='crop'), method='expression')
   volume = apply(masked, method='appearance')
-  return (
-    apply(volume, head_pose, expression, identity, method='to_canonical'),
-    identity,
-    expression,
-  )
+  canonical = apply(volume, head_pose, expression, identity, method='to_canonical')
+  return canonical[0], identity[0], head_pose[0], expression[0]
 
 
 # ---- A driver ----
@@ -260,8 +262,7 @@ def motion_from_video(
 
   with prefetched(crops(), 2 * batch) as ahead:
     for pixels, count in _batches(ahead, batch):
-      pixels = jnp.asarray(pixels)
-      head_pose = model.estimate_head_pose(pixels.astype(jnp.float32) / 255)
+      head_pose = model.estimate_head_pose(_to_float(pixels))
       if mix_with is not None:
         head_pose = _mix(mix_with.head_pose, head_pose)
       read = head_pose, _read_expression(model.module, model.generator, pixels, head_pose)
@@ -303,7 +304,7 @@ def _mix(source, drivers):
 def _read_expression(module, variables, pixels, head_pose):
   """uint8 [B, S, S, 3], [B, 4, 4] -> z [B, Z]."""
   apply = functools.partial(module.apply, variables)
-  crop = apply(pixels.astype(jnp.float32) / 255, head_pose, method='crop')
+  crop = apply(_to_float(pixels), head_pose, method='crop')
   return apply(crop, method='expression')
 
 

@@ -34,7 +34,7 @@ def enable(folder=None):
   # A full disk or a damaged file: again, compiling is all it costs.
   warnings.filterwarnings('ignore', 'Error (reading|writing) persistent compilation cache')
   jax.config.update('jax_compilation_cache_dir', str(folder))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
   return folder
 

@@ -42,7 +42,7 @@ def _first(model, names):
     variables = _variables(model, name)
     if variables is not None:
       title, function = _WAYS[name]
-      return Matte(title, False, jax.tree.map(jnp.asarray, variables), function)
+      return Matte(title, False, jax.device_put(variables), function)
   return Matte('a soft ellipse, a guess', True, {}, ellipse)
 
 

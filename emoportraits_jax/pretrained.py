@@ -7,6 +7,7 @@ config.json                   {'model': Avatar's fields, ..., 'provenance': wher
 """
 
 import functools
+import hashlib
 import json
 import pathlib
 
@@ -49,7 +50,7 @@ class Model:
   def generator(self):
     """The generator's variables, folded: no trace of its training is left to be computed."""
     stored = self.parts['generator']
-    variables = jax.tree.map(jnp.asarray, layers.fold(stored))
+    variables = jax.device_put(layers.fold(stored))
     if jax.tree.structure(variables) == jax.tree.structure(stored):
       self.parts['generator'] = variables  # They were folded before: one copy is enough.
     return variables
@@ -60,12 +61,12 @@ class Model:
     By the released regressor if it is a part, else by our own features (this model's or the
     shipped ones), else none: the identity, a face that looks straight ahead.
     """
-    return self._head_pose(jnp.asarray(images, jnp.float32))
+    return self._head_pose(images)
 
   @functools.cached_property
   def _head_pose(self):
     if 'head_pose' in self.parts:
-      variables = jax.tree.map(jnp.asarray, self.parts['head_pose'])
+      variables = jax.device_put(self.parts['head_pose'])
       return jax.jit(functools.partial(head_pose.estimate, variables))
     try:
       network, variables = face_features.load()
@@ -77,13 +78,22 @@ class Model:
     return jax.jit(lambda images: network.apply(variables, small(images))['head_pose'])
 
   def save(self, path):
-    """Writes the folder `path`, or replaces it, in one step."""
+    """Writes the folder `path`, or replaces it, in one step.
+
+    Raises:
+      InputError: the generator's variables are not those of the config's network.
+    """
+    _check('the generator', self.module, self.parts['generator'])
     with files.atomic_path(path, directory=True) as folder:
       for name, variables in self.parts.items():
         flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, variables), sep='/')
         checkpoint_io.write_safetensors(folder / f'{name}.safetensors', flat)
       about = dict(
-        self.config.to_dict(), provenance=self.provenance, parts=sorted(self.parts), format=FORMAT
+        self.config.to_dict(),
+        provenance=self.provenance,
+        parts=sorted(self.parts),
+        sizes=_sizes(self.module, self.parts['generator']),
+        format=FORMAT,
       )
       (folder / 'config.json').write_text(json.dumps(about, indent=1) + '\n')
 
@@ -106,6 +116,7 @@ def load(path='tiny64'):
   try:
     about = json.loads((folder / 'config.json').read_text())
     names, provenance = about.pop('parts'), about.pop('provenance', {})
+    sizes = about.pop('sizes', None)
     if about.pop('format') != FORMAT:
       raise InputError(f'{folder} is of a newer format; update this program.')
     config = ml_collections.ConfigDict(about)
@@ -115,7 +126,9 @@ def load(path='tiny64'):
       raise
     raise InputError(f'{folder}/config.json does not describe a model: {error}.') from error
   parts = {name: _read(folder, name) for name in names}
-  _check(folder / 'generator.safetensors', module, parts.get('generator', {}))
+  generator = parts.get('generator', {})
+  if sizes != _sizes(module, generator):  # Tracing the network takes seconds.
+    _check(folder / 'generator.safetensors', module, generator)
   return Model(config, parts, provenance)
 
 
@@ -135,6 +148,18 @@ def _read(folder, name):
   return traverse_util.unflatten_dict(wide, sep='/')
 
 
+def _sizes(module, variables):
+  """A digest of an Avatar's fields and the shapes of its variables, to know what was checked."""
+  fields = {name: getattr(module, name) for name in Avatar.__annotations__ if name != 'parent'}
+  about = json.dumps([fields, _shapes(variables)], sort_keys=True)
+  return hashlib.sha256(about.encode()).hexdigest()
+
+
+def _shapes(variables):
+  flat = traverse_util.flatten_dict(variables, sep='/')
+  return {key: tuple(leaf.shape) for key, leaf in flat.items()}
+
+
 def _check(path, module, variables):
   """Raises InputError unless `variables` are the module's, in training or in folded form."""
   size = module.image_size
@@ -142,16 +167,13 @@ def _check(path, module, variables):
   try:
     expected = jax.eval_shape(lambda: module.init(jax.random.key(0), image, pose, image, pose))
   except (TypeError, ValueError, ZeroDivisionError) as error:
-    raise InputError(f'{path.parent}/config.json: sizes that do not fit each other.') from error
-  shapes = lambda tree: {
-    key: tuple(leaf.shape) for key, leaf in traverse_util.flatten_dict(tree, sep='/').items()
-  }
-  found = shapes(variables)
-  forms = shapes(expected), shapes(jax.eval_shape(layers.fold, expected))
+    raise InputError(f'{path}: the sizes of its config do not fit each other.') from error
+  found = _shapes(variables)
+  forms = _shapes(expected), _shapes(jax.eval_shape(layers.fold, expected))
   if found in forms:
     return
   form = forms[0] if any(key.startswith('spectral/') for key in found) else forms[1]
   wrong = sorted(key for key in found.keys() | form.keys() if found.get(key) != form.get(key))[0]
   raise InputError(
-    f'{path}: {wrong} has the shape {found.get(wrong)}, its config.json means {form.get(wrong)}.'
+    f'{path}: {wrong} has the shape {found.get(wrong)}, its config means {form.get(wrong)}.'
   )

@@ -1,6 +1,9 @@
 """The whole network in small: both forms of its weights, half precision, disk, and its sizes."""
 
 import functools
+import json
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import emoportraits_jax as emo
 from configs import avatar as configs
 from emoportraits_jax import geometry, pretrained
 from emoportraits_jax.models import avatar, layers
+from emoportraits_jax.training import quick_random
 
 # Every kind of layer of the release, at sizes that run in no time.
 MICRO = dict(
@@ -33,7 +37,7 @@ def inputs():
 
 @pytest.fixture(scope='module')
 def variables(inputs):
-  variables = jax.jit(avatar.Avatar(**MICRO).init)(jax.random.key(0), *inputs)
+  variables = jax.jit(avatar.Avatar(**MICRO).init)(quick_random.key(0), *inputs)
   assert 'spectral' in variables
   # Norms and biases that do something.
   rng = np.random.default_rng(1)
@@ -135,6 +139,60 @@ def test_a_saved_model_comes_back(variables, inputs, run, form, tmp_path):
   assert (kept[0] is kept[1]) == (form == 'folded')  # Not held twice.
   jax.tree.map(np.testing.assert_array_equal, kept[0], stored)
   assert back.provenance == {'name': 'micro'}
+
+
+@pytest.fixture(scope='module')
+def saved(variables, tmp_path_factory):
+  config = configs.get_config('tiny64')
+  config.model = MICRO
+  folder = tmp_path_factory.mktemp('saved') / 'model'
+  pretrained.Model(config, {'generator': layers.fold(variables)}).save(folder)
+  return folder
+
+
+def _altered(folder, **changes):
+  about = json.loads((folder / 'config.json').read_text())
+  about |= {key: about[key] | value for key, value in changes.items() if isinstance(value, dict)}
+  about |= {key: value for key, value in changes.items() if not isinstance(value, dict)}
+  (folder / 'config.json').write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+  'changes, sentence',
+  [
+    (dict(model=dict(identity_size=24)), 'has the shape'),
+    (dict(model=dict(source_blocks=2)), 'has the shape None'),
+    (dict(model=dict(volume_depth=3)), 'do not fit each other'),
+    (dict(model=dict(wings=2)), 'does not describe a model'),
+    (dict(format=99), 'newer format'),
+    (dict(parts=['generator', 'matting']), 'lacks matting.safetensors'),
+    (dict(parts=['../generator']), 'lacks ../generator.safetensors'),
+    (dict(parts=[]), 'has the shape None'),
+  ],
+)
+def test_a_folder_that_does_not_fit_is_refused(saved, tmp_path, changes, sentence):
+  folder = shutil.copytree(saved, tmp_path / 'model')
+  _altered(folder, **changes)
+  with pytest.raises(emo.InputError, match=re.escape(sentence)):
+    emo.load(folder)
+
+
+def test_what_was_checked_once_is_not_traced_again(saved, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(pretrained, '_check', lambda *_: pytest.fail('traced'))
+    emo.load(saved)
+    emo.load('tiny64')
+  # Of an older version: checked, and good.
+  folder = shutil.copytree(saved, tmp_path / 'model')
+  _altered(folder, sizes=None)
+  emo.load(folder)
+
+
+def test_variables_of_another_network_are_not_saved(variables, tmp_path):
+  config = configs.get_config('tiny64')
+  with pytest.raises(emo.InputError, match='has the shape'):
+    pretrained.Model(config, {'generator': variables}).save(tmp_path / 'model')
+  assert not (tmp_path / 'model').exists()
 
 
 @pytest.mark.parametrize(
