@@ -19,7 +19,7 @@ class SourceBlocks(nn.Module):
     return volume
 
 
-class CanonicalUNet(nn.Module):
+class CanonicalUNet(layers.Layer):
   """The un-expressed, upright volume -> canonical volume, [B, D, h, w, C] both (6.7).
 
   Level i has channels[i]; between levels the volume shrinks by pooling[i]. Going up starts from a
