@@ -5,6 +5,7 @@ import pytest
 
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.frozen import face_features
+from emoportraits_jax.training import quick_random
 
 NETWORK = face_features.FaceFeatures(expressions=5, identities=3, channels=(4, 8, 8, 16), summary=8)
 IMAGES = np.float32(np.random.default_rng(0).random((2, 64, 64, 3)))
@@ -12,7 +13,7 @@ IMAGES = np.float32(np.random.default_rng(0).random((2, 64, 64, 3)))
 
 @pytest.fixture(scope='module')
 def variables():
-  return NETWORK.init(jax.random.key(0), IMAGES)
+  return jax.jit(NETWORK.init)(quick_random.key(0), IMAGES)
 
 
 @pytest.fixture(scope='module')
