@@ -338,6 +338,18 @@ def test_colours_survive(tmp_path):
   assert np.abs(back[16, 16::32].astype(int) - colours).max() <= 4
 
 
+def test_brightness_does_not_drift(tmp_path):
+  """Copied again and again, a video keeps its levels: no step of the way rounds down."""
+  noise = np.random.default_rng(0).integers(40, 215, (6, 8, 3)).astype(np.uint8)
+  frame = first = cv2.resize(noise, (64, 48), interpolation=cv2.INTER_CUBIC)
+  for index in range(4):
+    path = tmp_path / f'{index}.mp4'
+    with video_writer.write_video(path, 25) as write:
+      write(frame)
+    (frame,) = media.open_video(path).frames()
+  assert abs((frame.astype(float) - first).mean()) < 0.5
+
+
 @pytest.mark.parametrize('width', [96, 94])  # Rows of chroma that fill their memory, and not.
 def test_colours_stay_in_place(tmp_path, width):
   noise = np.random.default_rng(0).integers(0, 256, (width, width, 3), np.uint8)
