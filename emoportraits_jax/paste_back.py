@@ -85,10 +85,17 @@ def _without_head(image, square, matte):
   return filled.astype(np.uint8), _around(matte, 7) * window(_FILL)
 
 
-def _around(matte, reach):
-  """A matte, and softly what lies around it, at [_FILL, _FILL]."""
-  wide = cv2.resize((matte * np.float32(255)).astype(np.uint8), (_FILL, _FILL))
-  soft = cv2.GaussianBlur(cv2.dilate(wide, np.ones((reach, reach))), (0, 0), 2)
+def _fit(picture, size):
+  way = cv2.INTER_AREA if size < len(picture) else cv2.INTER_LINEAR
+  return cv2.resize(picture, (size, size), interpolation=way)
+
+
+def _around(matte, reach, size=_FILL):
+  """A matte, and softly what lies around it, `reach` of _FILL pixels wide, at [size, size]."""
+  wide = cv2.resize((matte * np.float32(255)).astype(np.uint8), (size, size))
+  scale = size / _FILL
+  kernel = np.ones((round(reach * scale) | 1,) * 2)
+  soft = cv2.GaussianBlur(cv2.dilate(wide, kernel), (0, 0), 2 * scale)
   return cv2.add(soft, soft) / np.float32(255)  # The sum stops at 255.
 
 
@@ -135,10 +142,11 @@ def paste(portrait, rendered, matte, base=None):
   frame = (portrait.image if base is None else base).copy()
   if base is None:
     # Near the rendered head its own old pixels are the better neighbours; further off they must go.
-    away = np.maximum(portrait.hole - _around(matte, 13), 0)
+    size = min(_FILL, len(matte))
+    away = np.maximum(_fit(portrait.hole, size) - _around(matte, 13, size), 0)
     if away.max() > 0.02:
-      behind = faces.layer(portrait.fill, away)
-      layer = faces.over(layer, behind.map(lambda x: cv2.resize(x, matte.shape[::-1])))
+      behind = faces.layer(_fit(portrait.fill, size), away)
+      layer = faces.over(layer, behind.map(lambda x: _fit(x, len(matte))))
   faces.put(frame, layer, faces.Square(*portrait.square.tolist()))
   return frame
 
