@@ -327,7 +327,8 @@ class CascadeDetector:
       return None
     step = max(1, int(side / 120))  # Twice as fine as what is looked at: quick to shrink.
     piece = piece[step // 2 :: step, step // 2 :: step]
-    longest = 60 / side * step * max(piece.shape[:2])  # The face: 60.
+    # The face: 20 * 1.08^12 pixels, one of the sizes that the cascade looks for.
+    longest = 50.4 / side * step * max(piece.shape[:2])
     grey, scale = _grey(piece, longest, enlarge=True)
     scale /= step
     back = np.eye(2, 3)
@@ -339,7 +340,7 @@ class CascadeDetector:
     for cascade, flipped in ((self._frontal, False), (self._profile, False), (self._profile, True)):
       found, _, scores = cascade.detectMultiScale3(
         cv2.flip(grey, 1) if flipped else grey,
-        1.08, 3, minSize=(46, 46), maxSize=(80, 80), outputRejectLevels=True,
+        1.08, 3, minSize=(39, 39), maxSize=(67, 67), outputRejectLevels=True,
       )  # fmt: skip
       if len(found):
         best = int(np.argmax(scores))
