@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import cv2
 import jax
 import numpy as np
 
@@ -16,6 +17,7 @@ from data_pipelines import head_benchmark, synthetic_heads
 from emoportraits_jax import geometry, metrics
 
 BATCH = 16
+BLURS = np.arange(0, 8.25, 0.25)  # Pixels.
 THRESHOLDS = (0.5, 0.9, 0.95, 0.99, 0.999)  # Of explained variance: Fig. 3 of the paper.
 
 
@@ -168,7 +170,11 @@ def _bins(values, steps):
 
 
 def response(model, responses):
-  """{group: slope with interval, and correlation} of predicted on true change of expression."""
+  """{group: slope with interval, ...} of predicted on true change of expression.
+
+  `as_blurred` says how sharp that is: what Gaussian blur, its deviation in pixels, would leave the
+  truth as much response.
+  """
   predictions = [
     np.clip(model.reenact(responses.source, driver), 0, 1)
     for driver in (responses.driver_1, responses.driver_2)
@@ -177,15 +183,25 @@ def response(model, responses):
     images_of(truth, model.background)[0] for truth in (responses.truth_1, responses.truth_2)
   ]
   product, energy, predicted = metrics.response_parts(*predictions, *truths)
+  blurred = blurred_responses(*truths)
   result = {}
   for group in dict.fromkeys(responses.group):
     chosen = responses.group == group
     slope = metrics.ratio(product[chosen], energy[chosen], responses.source.person[chosen])
     norm = math.sqrt(energy[chosen].sum() * predicted[chosen].sum())
+    left = blurred[:, chosen].sum(1) / blurred[0, chosen].sum()
     result[str(group)] = dataclasses.asdict(slope) | {
-      'correlation': float(product[chosen].sum() / norm) if norm > 0 else 0.0
+      'correlation': float(product[chosen].sum() / norm) if norm > 0 else 0.0,
+      'as_blurred': float(np.interp(-slope.value, -left, BLURS)),
     }
   return result
+
+
+def blurred_responses(truth_1, truth_2):
+  """What is left, of true changes [N, H, W, 3], of each one's energy after each of BLURS."""
+  change = np.float32(truth_1 - truth_2)
+  blur = lambda x, width: cv2.GaussianBlur(x, (0, 0), float(width)) if width else x
+  return np.stack([[(x * blur(x, width)).sum() for x in change] for width in BLURS])
 
 
 def probes(z, frames):

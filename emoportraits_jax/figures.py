@@ -118,7 +118,8 @@ def table(result):
     for name in ('psnr_head', 'ssim_head', 'l1_head', 'skill_head', 'skill_over_pose_only'):
       lines.append(f'| {kind} {name.replace("_", " ")} | {value(result[kind][name])} |')
   for group, figure in result['response'].items():
-    lines.append(f'| expression response, {group} | {value(figure)} |')
+    blurred = f'as of truth blurred by {figure["as_blurred"]:.1f} pixels'
+    lines.append(f'| expression response, {group} | {value(figure)}, {blurred} |')
   probes = result['probes']
   lines.append(f'| expression R2 from z | {value(probes["expression_r2"])} |')
   if 'canonical_difference' in result:

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -47,7 +48,8 @@ def test_copying_the_source_has_no_skill_and_no_response(benchmark):
   pairs = evaluate.reenactment(COPY, benchmark.cross_pairs)
   assert pairs['skill_all']['value'] == pytest.approx(0)
   assert pairs['skill_head']['value'] == pytest.approx(0)
-  assert all(r['value'] == 0 for r in evaluate.response(COPY, benchmark.responses).values())
+  for slope in evaluate.response(COPY, benchmark.responses).values():
+    assert slope['value'] == 0 and slope['as_blurred'] == evaluate.BLURS[-1]
 
 
 def test_rendering_the_truth_has_all_skill_and_full_response(benchmark, rendered):
@@ -60,6 +62,17 @@ def test_rendering_the_truth_has_all_skill_and_full_response(benchmark, rendered
   for group, slope in evaluate.response(truth, benchmark.responses).items():
     assert slope['value'] == pytest.approx(1), group
     assert slope['correlation'] == pytest.approx(1), group
+    assert slope['as_blurred'] == pytest.approx(0, abs=1e-3), group
+
+
+def test_blurring_the_truth_is_found_out(benchmark, rendered):
+  truth = truth_of(rendered)
+  blurred = model(
+    lambda *shots: np.stack([cv2.GaussianBlur(x, (0, 0), 1.1) for x in truth.reenact(*shots)])
+  )
+  for group, slope in evaluate.response(blurred, benchmark.responses).items():
+    assert slope['as_blurred'] == pytest.approx(1.1, abs=0.1), group
+    assert 0.05 < slope['value'] < 0.8, group
 
 
 def test_the_right_pose_alone_is_no_response(benchmark, rendered):
