@@ -98,15 +98,19 @@ SIZES = {
     grid='centres',
   ),
   # Small enough to learn on CPU cores: 1.3 M parameters. The volume is half as fine as the picture,
-  # for every reading blurs it, but shallow; the last layer paints 2x2 pixels. A norm over two
-  # channels would take from a head how colourful it is: all are in one group.
+  # for every reading blurs it; its slices lie where what is seen of synthetic heads does; the last
+  # layer paints 2x2 pixels. A norm over two channels would take from a head how colourful it is:
+  # all are in one group.
   'tiny64': dict(
     image_size=64,
-    volume_depth=4,
+    volume_depth=8,
     volume_size=32,
     volume_channels=8,
+    canonical_z=(-0.2, 0.8),
+    posed_z=(-0.7, 0.3),
     appearance_channels=(48,),
     appearance_stride=2,
+    appearance_centred=True,
     source_blocks=1,
     identity_size=48,
     identity_image=32,
@@ -123,8 +127,9 @@ SIZES = {
     warp_range=0.4,
     compose_warps=True,
     unet_channels=(8, 16, 24, 32),
-    unet_pooling=((1, 2, 2), (1, 2, 2), (2, 2, 2)),
+    unet_pooling=((1, 2, 2), (2, 2, 2), (2, 2, 2)),
     unet_depth_factor=1,
+    unet_shortcut=True,
     decoder_features=32,
     decoder_blocks=4,
     decoder_channels=(),

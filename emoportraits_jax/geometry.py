@@ -85,6 +85,23 @@ def inverse(head_pose):
   return _homogeneous(linear, -_matmul(linear, head_pose[..., :3, 3:])[..., 0])
 
 
+def between_volumes(head_pose, canonical_z, posed_z):
+  """head_pose [..., 4, 4] for volumes whose z of -1 and 1 stands for these (low, high)."""
+  return _matmul(_matmul(np.linalg.inv(_spread(canonical_z)), head_pose), _spread(posed_z))
+
+
+def in_volume(points, z):
+  """Points [..., 3] -> their places in a volume whose z of -1 and 1 stands for `z` (low, high)."""
+  return transform_points(np.linalg.inv(_spread(z)), points)
+
+
+def _spread(z):
+  low, high = z
+  matrix = np.eye(4, dtype=np.float32)
+  matrix[2, 2:] = (high - low) / 2, (high + low) / 2
+  return matrix
+
+
 def polar(matrix):
   """A regular [..., n, n] -> q, p with matrix = q @ p, q orthogonal, p symmetric and positive.
 

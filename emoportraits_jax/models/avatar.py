@@ -28,8 +28,12 @@ class Avatar(nn.Module):
   volume_depth: int = 16
   volume_size: int = 64
   volume_channels: int = 96
+  # What z the slices of upright and of posed volumes are spread over.
+  canonical_z: tuple[float, float] = (-1.0, 1.0)
+  posed_z: tuple[float, float] = (-1.0, 1.0)
   appearance_channels: tuple[int, ...] = (128, 256, 512, 512)
   appearance_stride: int = 1  # Of its first convolution.
+  appearance_centred: bool = False  # It sees colours less their mean, as the other encoders.
   source_blocks: int = 3
   identity_size: int = 512  # E.
   identity_image: int = 256
@@ -48,6 +52,7 @@ class Avatar(nn.Module):
   unet_channels: tuple[int, ...] = (192, 384, 512)
   unet_pooling: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (2, 2, 2))
   unet_depth_factor: int = 2
+  unet_shortcut: bool = False  # From its input to its output; the released one has none.
   decoder_features: int = 512
   decoder_blocks: int = 6
   decoder_channels: tuple[int, ...] = (320, 192, 128)
@@ -69,6 +74,7 @@ class Avatar(nn.Module):
       self.volume_depth,
       self.volume_channels,
       settings,
+      self.appearance_centred,
     )
     self.source_volume = volume.SourceBlocks(self.source_blocks, settings)
     self.identity_encoder = encoders.IdentityEncoder(
@@ -95,7 +101,11 @@ class Avatar(nn.Module):
       for _ in range(2)
     )
     self.canonical_unet = volume.CanonicalUNet(
-      self.unet_channels, self.unet_pooling, self.unet_depth_factor, settings
+      self.unet_channels,
+      self.unet_pooling,
+      self.unet_depth_factor,
+      self.unet_shortcut,
+      settings,
     )
     self.decoder = decoder.Decoder(
       self.decoder_features,
@@ -149,14 +159,14 @@ class Avatar(nn.Module):
 
   def upright(self, volume, head_pose, warp):
     """A posed volume made upright, then read at `warp`."""
-    transform = geometry.inverse(head_pose)
+    transform = geometry.inverse(self.between_volumes(head_pose))
     if self.compose_warps:
       return self.sample(volume, jax.vmap(geometry.transform_points)(transform, warp))
     return self.sample(self.sample(volume, self.rigid_warp(transform)), warp)
 
   def posed(self, canonical, head_pose, warp):
     """An upright volume read at `warp`, then posed."""
-    rigid = self.rigid_warp(head_pose)
+    rigid = self.rigid_warp(self.between_volumes(head_pose))
     if self.compose_warps:
       # Displacements, unlike places, may be 0 outside of the volume.
       displacement = warp - geometry.identity_warp(warp.shape[1:4], self.grid)
@@ -166,6 +176,10 @@ class Avatar(nn.Module):
   def decode(self, driven):
     """Driven volume [B, D, h, w, C] -> image [B, H, W, 3] in (0, 1)."""
     return self.decoder(driven)
+
+  def between_volumes(self, head_pose):
+    """[B, 4, 4] -> what takes places in a posed volume to those in an upright one."""
+    return geometry.between_volumes(head_pose, self.canonical_z, self.posed_z)
 
   def rigid_warp(self, transform):
     """[B, 4, 4] -> warp [B, D, h, w, 3]."""

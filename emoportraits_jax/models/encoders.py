@@ -22,13 +22,14 @@ class AppearanceEncoder(nn.Module):
   volume_depth: int
   volume_channels: int
   settings: layers.Settings
+  centred: bool = False  # Whether it sees colours less their mean, as the other encoders do.
 
   @nn.compact
   def __call__(self, image):
     entry = self.settings.spectral(
       self.channels[0], (7, 7), strides=self.stride, use_bias=True, name='from_rgb'
     )
-    x = entry(image)
+    x = entry(centred(image) if self.centred else image)
     for index, features in enumerate(self.channels[1:]):
       x = layers.ResBlock(features, self.settings, 'down', name=f'down_{index}')(x)
     x = nn.relu(self.settings.norm(name='norm')(x))
@@ -96,8 +97,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image):
-    x = (image - IMAGENET_MEAN) / IMAGENET_STD
-    x = self.settings.spectral(self.width, (7, 7), strides=2, name='stem')(x)
+    x = self.settings.spectral(self.width, (7, 7), strides=2, name='stem')(centred(image))
     x = nn.relu(self.settings.norm(name='stem_norm')(x))
     if self.stem_pool:
       x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -144,6 +144,11 @@ class Bottleneck(nn.Module):
     y = settings.standardised(4 * self.features, (1, 1), name='conv_3')(y)
     y = settings.norm(name='norm_3')(y)
     return nn.relu(y + shortcut(x, 4 * self.features, self.strides, settings))
+
+
+def centred(image):
+  """[0, 1] -> about 0 in mean and 1 in deviation, over pictures."""
+  return (image - IMAGENET_MEAN) / IMAGENET_STD
 
 
 def shortcut(x, features, strides, settings):

@@ -24,12 +24,14 @@ class CanonicalUNet(layers.Layer):
 
   Level i has channels[i]; between levels the volume shrinks by pooling[i]. Going up starts from a
   *learned constant*, half as large as the lowest level: the source enters through the skips only.
-  `depth_factor` levels the depth up at the entry and down again at the exit.
+  `depth_factor` levels the depth up at the entry and down again at the exit. A `shortcut`, which
+  the released network lacks, adds the volume's channels, mixed: it starts at 0 and learns fast.
   """
 
   channels: tuple[int, ...]
   pooling: tuple[tuple[int, int, int], ...]
   depth_factor: int
+  shortcut: bool
   settings: layers.Settings
 
   @nn.compact
@@ -53,4 +55,7 @@ class CanonicalUNet(layers.Layer):
       x = block(self.channels[level - 1] if level else out, f'up_{level}')(x)
     x = convolution.average(x, (self.depth_factor, 1, 1))
     x = nn.relu(settings.norm(name='norm')(x))
-    return settings.spectral(out, (1, 1, 1), use_bias=True, name='head')(x)
+    x = settings.spectral(out, (1, 1, 1), use_bias=True, name='head')(x)
+    if self.shortcut:
+      x = x + settings.plain(out, (1, 1, 1), initial=nn.initializers.zeros, name='shortcut')(volume)
+    return x

@@ -251,7 +251,9 @@ def warp_terms(task, active, run, batch, out):
   if 'landmarks' in active:
     # Where the driver's landmarks are painted, the source's are to be read.
     moved = lambda displacement, points: points + run('sample', displacement, points)
-    upright = jax.vmap(geometry.transform_points)
+    upright = lambda pose, points: geometry.in_volume(
+      jax.vmap(geometry.transform_points)(pose, points), task.avatar.canonical_z
+    )
     source = upright(batch['source_head_pose'], batch['source_landmarks'])
     driver = upright(batch['driver_head_pose'], batch['driver_landmarks'])
     terms['landmarks'] = losses.mse(moved(take_off, moved(put_on, driver)), source)

@@ -13,7 +13,7 @@ import pytest
 import emoportraits_jax as emo
 from configs import avatar as configs
 from emoportraits_jax import geometry, pretrained
-from emoportraits_jax.models import avatar, layers
+from emoportraits_jax.models import avatar, layers, volume
 from emoportraits_jax.training import quick_random
 
 # Every kind of layer of the release, at sizes that run in no time.
@@ -79,7 +79,7 @@ def test_composed_warps_read_where_successive_ones_do():
   """A volume that is linear in place loses nothing by being interpolated twice."""
   shape = (8, 16, 16)
   grid = geometry.identity_warp(shape)
-  volume = (grid @ np.float32([[0.3], [-0.5], [0.7]]))[None]
+  linear = (grid @ np.float32([[0.3], [-0.5], [0.7]]))[None]
   bend = 0.05 * jnp.sin(grid @ jnp.float32([[0.4, 0, 0.5], [0, 0.6, 0], [0.3, 0.2, 0.4]]))
   warp = (grid + bend)[None]
   pose = geometry.head_pose_from_srt(
@@ -93,15 +93,54 @@ def test_composed_warps_read_where_successive_ones_do():
       network = avatar.Avatar(
         volume_depth=8, volume_size=16, grid='centres', compose_warps=composed
       )
-      run = jax.jit(functools.partial(network.apply, {}, volume, method=way))
+      run = jax.jit(functools.partial(network.apply, {}, linear, method=way))
       read.append(run(pose, warp)[inner])
       # Alone, either warp is all there is.
       transform = geometry.inverse(pose) if way == 'upright' else pose
       rigid = geometry.rigid_warp(transform[0], shape)
       for found, expected in ((run(unturned, warp), warp[0]), (run(pose, still), rigid)):
-        np.testing.assert_allclose(found[0], geometry.warp_volume(volume[0], expected), atol=1e-5)
+        np.testing.assert_allclose(found[0], geometry.warp_volume(linear[0], expected), atol=1e-5)
     assert np.ptp(read[1]) > 0.5
     np.testing.assert_allclose(read[1], read[0], atol=2e-3)
+
+
+def test_volumes_may_show_the_part_of_depth_where_the_head_is():
+  """A linear function of a place is read at that place, whatever z the slices are spread over."""
+  shape, spans = (8, 16, 16), dict(canonical_z=(-0.2, 0.8), posed_z=(-0.7, 0.3))
+  pose = geometry.head_pose_from_srt(
+    *jnp.float32([[[0.9, 0.95, 0.9]], [[0.1, -0.2, 0.15]], [[0.05, -0.04, 0.4]]])
+  )
+  grid = np.asarray(geometry.identity_warp(shape))
+  value = lambda places: places @ np.float32([[0.3], [-0.5], [0.7]])
+  places = {
+    'upright': grid * np.float32([1, 1, 0.5]) + np.float32([0, 0, 0.3]),
+    'posed': grid * np.float32([1, 1, 0.5]) + np.float32([0, 0, -0.2]),
+  }
+  np.testing.assert_allclose(
+    geometry.in_volume(places['upright'], spans['canonical_z']), grid, atol=1e-6
+  )
+  network = avatar.Avatar(volume_depth=8, volume_size=16, grid='centres', **spans)
+  for way, there, transform in (
+    ('upright', 'posed', geometry.inverse(pose)[0]), ('posed', 'upright', pose[0])
+  ):  # fmt: skip
+    found = network.apply({}, value(places[there])[None], pose, grid[None], method=way)[0]
+    meant = geometry.transform_points(transform, places[way])
+    inside = np.abs(meant - places[there].mean((0, 1, 2))) < np.float32([0.85, 0.85, 0.4])
+    inside = inside.all(-1)
+    assert inside.mean() > 0.3
+    np.testing.assert_allclose(found[inside], value(meant)[inside], atol=1e-5)
+
+
+def test_a_shortcut_starts_as_nothing():
+  settings = layers.Settings(spectral_norm=False, weight_standardisation=False, norm_groups=4)
+  build = lambda shortcut: volume.CanonicalUNet((4,), (), 1, shortcut, settings)
+  x = np.float32(np.random.default_rng(0).standard_normal((1, 2, 4, 4, 4)))
+  variables = jax.jit(build(True).init)(quick_random.key(0), x)
+  plain = {k: v for k, v in variables['params'].items() if k != 'shortcut'}
+  run = lambda shortcut, params: jax.jit(build(shortcut).apply)({'params': params}, x)
+  np.testing.assert_allclose(run(True, variables['params']), run(False, plain), atol=1e-6)
+  mixed = plain | {'shortcut': {'kernel': jnp.eye(4).reshape(1, 1, 1, 4, 4)}}
+  np.testing.assert_allclose(run(True, mixed), run(False, plain) + x, atol=1e-5)
 
 
 @pytest.mark.slow
