@@ -371,7 +371,7 @@ def _rgb(frame):
   """A decoded frame -> [H, W, 3] uint8."""
   usual = frame.format.name == 'yuv420p' and not (frame.width % 2 or frame.height % 2)
   if usual and frame.colorspace in _BT601 and frame.color_range in _STUDIO:
-    # As fast as ffmpeg's, and 2 to 6 dB nearer to what was encoded.
+    # 0.2 ms slower than ffmpeg's way at 720p, but that darkens by a level each time.
     return cv2.cvtColor(frame.to_ndarray(), cv2.COLOR_YUV2RGB_I420)
   return frame.to_ndarray(format='rgb24')
 

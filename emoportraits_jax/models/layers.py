@@ -108,8 +108,8 @@ def update_spectral(variables):
 class Layer(nn.Module):
   """A module with parameters of its own.
 
-  Flax traces the initialiser of each parameter that is bound, to compare shapes: 40 % of tracing
-  the network. Here what is bound is used; whoever reads parameters from a file compares.
+  Flax traces the initialiser of each parameter that is bound, to compare shapes: a third of what
+  tracing the network takes. Here what is bound is used; who reads parameters from a file compares.
   """
 
   def param(self, name, initial, *args, **kwargs):
