@@ -198,7 +198,7 @@ def response(model, responses):
 
 
 def blurred_responses(truth_1, truth_2):
-  """What is left, of true changes [N, H, W, 3], of each one's energy after each of BLURS."""
+  """Two truths [N, H, W, 3] -> [len(BLURS), N]: each change times itself blurred, summed."""
   change = np.float32(truth_1 - truth_2)
   blur = lambda x, width: cv2.GaussianBlur(x, (0, 0), float(width)) if width else x
   return np.stack([[(x * blur(x, width)).sum() for x in change] for width in BLURS])

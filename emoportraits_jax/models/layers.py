@@ -109,7 +109,7 @@ class Layer(nn.Module):
   """A module with parameters of its own.
 
   Flax traces the initialiser of each parameter that is bound, to compare shapes: a third of what
-  tracing the network takes. Here what is bound is used; who reads parameters from a file compares.
+  tracing the network takes. Here what is bound is used; `convert` and `pretrained.load` compare.
   """
 
   def param(self, name, initial, *args, **kwargs):
