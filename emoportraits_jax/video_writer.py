@@ -20,6 +20,8 @@ from emoportraits_jax.errors import InputError
 SOUND_RATE = 48000
 QUALITIES = {'low': 28, 'medium': 22, 'high': 18}  # x264's quantiser: lower is better.
 MOVIES = ('.mp4', '.mov', '.mkv')
+# Colour differences of JPEG's full range -> of studio range, as 8-bit video has them.
+_STUDIO_COLOURS = np.rint((np.arange(256) - 128) * (224 / 255) + 128).astype(np.uint8)
 _GIF_RATE = 50  # Browsers slow down a GIF whose frames last less than 20 ms.
 
 
@@ -87,9 +89,10 @@ class _Movie:
     self._video = self._container.add_stream('libx264', rate=self._rate)
     self._video.pix_fmt = 'yuv420p'
     # Next to 'superfast': two thirds of the time for a third more bytes, at the same PSNR. A rate
-    # factor would estimate each frame's motion first: 1.8 times the time for 1.3 dB more.
+    # factor would estimate each frame's motion first: 1.8 times the time for 1.3 dB more. Whole
+    # frames are stored 12 steps finer than the changes to them: what stands still stays as it was.
     self._video.options = {
-      'qp': str(quantiser), 'preset': 'ultrafast', 'x264-params': 'cabac=1:deblock=1'
+      'qp': str(quantiser), 'preset': 'ultrafast', 'x264-params': 'cabac=1:deblock=1:ipratio=4'
     }  # fmt: skip
     context = self._video.codec_context
     context.color_primaries = context.color_trc = Colorspace.ITU709.value
@@ -109,14 +112,27 @@ class _Movie:
     if not self._count:
       self._video.height, self._video.width = frame.shape[:2]
       self._picture = av.VideoFrame(frame.shape[1], frame.shape[0], 'yuv420p')
-    # OpenCV, whose matrix is BT.601's: five times as fast as ffmpeg, and 7 dB nearer to the frame.
-    self._yuv = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2YUV_I420, dst=self._yuv)
-    picture = _filled(self._picture, self._yuv)
+    picture = self._filled(np.ascontiguousarray(frame))
     picture.colorspace, picture.color_range = Colorspace.ITU601.value, ColorRange.MPEG.value
     picture.pts, picture.time_base = self._count, 1 / self._rate
     self._container.mux(self._video.encode(picture))
     self._count += 1
     self._write_sound()
+
+  def _filled(self, frame):
+    """The av.VideoFrame of a frame of even sizes."""
+    height, width = frame.shape[:2]
+    # OpenCV, whose matrix is BT.601's: five times as fast as ffmpeg, and 7 dB nearer to the frame.
+    # Its colour of four pixels is that of one: their mean is 2 dB nearer where colours are fine.
+    self._yuv = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420, dst=self._yuv)
+    half = cv2.resize(frame, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    _, red, blue = cv2.split(cv2.cvtColor(half, cv2.COLOR_RGB2YCrCb))
+    planes = self._yuv[:height], cv2.LUT(blue, _STUDIO_COLOURS), cv2.LUT(red, _STUDIO_COLOURS)
+    self._picture.make_writable()
+    for plane, values in zip(self._picture.planes, planes, strict=True):
+      rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+      rows[:, : plane.width] = values
+    return self._picture
 
   def _write_sound(self):
     """Sound up to the end of the last frame, so that a player finds both side by side."""
@@ -150,17 +166,6 @@ class _Movie:
     container, self._container = self._container, None
     if container is not None:
       container.close()
-
-
-def _filled(picture, yuv):
-  """An av.VideoFrame with the planes of OpenCV's I420, which has no gaps between rows."""
-  picture.make_writable()
-  values = yuv.reshape(-1)
-  for plane in picture.planes:
-    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-    own, values = np.split(values, [plane.height * plane.width])
-    rows[:, : plane.width] = own.reshape(plane.height, plane.width)
-  return picture
 
 
 def _prepend(block, blocks):

@@ -350,6 +350,22 @@ def test_brightness_does_not_drift(tmp_path):
   assert abs((frame.astype(float) - first).mean()) < 0.5
 
 
+def test_what_stands_still_stays_as_it_was(tmp_path):
+  """Beside something that moves; without colours finer than two pixels, which no H.264 keeps."""
+  rng = np.random.default_rng(0)
+  colours = cv2.resize(rng.integers(90, 165, (3, 3, 3)).astype(np.uint8), (96, 96))
+  light = cv2.GaussianBlur(rng.normal(0, 60, (96, 96, 1)), (0, 0), 1)[..., None]
+  still = np.clip(colours + light, 0, 255).astype(np.uint8)
+  with video_writer.write_video(tmp_path / 's.mp4', 25) as write:
+    for index in range(12):
+      frame = still.copy()
+      frame[:, 64:] = np.roll(still[:, 64:], 3 * index, axis=0)
+      write(frame)
+  for frame in media.open_video(tmp_path / 's.mp4').frames():
+    error = np.square(frame[:, :56].astype(float) - still[:, :56]).mean()
+    assert 10 * np.log10(255**2 / error) > 45
+
+
 @pytest.mark.parametrize('width', [96, 94])  # Rows of chroma that fill their memory, and not.
 def test_colours_stay_in_place(tmp_path, width):
   noise = np.random.default_rng(0).integers(0, 256, (width, width, 3), np.uint8)
