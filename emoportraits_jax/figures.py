@@ -77,7 +77,7 @@ def latent_plot(latent, path):
 def curves(log, path, columns=4):
   """The convergence of every loss and held-out figure in a metrics.jsonl, one panel each.
 
-  Losses are on a logarithmic scale.
+  Losses are on a logarithmic scale, where they stay above 0.
   """
   plt = _pyplot()
   rows = [json.loads(line) for line in pathlib.Path(log).read_text().splitlines()]
@@ -92,8 +92,10 @@ def curves(log, path, columns=4):
     if name is None:
       panel.axis('off')
       continue
-    panel.plot(*zip(*points[name], strict=True), linewidth=0.8)
-    panel.set(title=name, xlabel='step', yscale='log' if name.startswith('loss/') else 'linear')
+    steps, values = zip(*points[name], strict=True)
+    panel.plot(steps, values, linewidth=0.8)
+    logarithmic = name.startswith('loss/') and min(values) > 0
+    panel.set(title=name, xlabel='step', yscale='log' if logarithmic else 'linear')
   _save(figure, path)
 
 

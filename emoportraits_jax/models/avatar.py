@@ -57,7 +57,6 @@ class Avatar(nn.Module):
   decoder_blocks: int = 6
   decoder_channels: tuple[int, ...] = (320, 192, 128)
   decoder_blocks_per_size: int = 2
-  decoder_shuffle: int = 1  # Pixels of a side that the last convolution paints at once.
   grid: str = 'corners'
   norm_groups: int = 32
   spectral_norm: bool = True
@@ -112,7 +111,6 @@ class Avatar(nn.Module):
       self.decoder_blocks,
       self.decoder_channels,
       self.decoder_blocks_per_size,
-      self.decoder_shuffle,
       settings,
     )
 

@@ -17,7 +17,6 @@ class Decoder(nn.Module):
   blocks: int
   channels: tuple[int, ...]
   blocks_per_size: int
-  shuffle: int
   settings: layers.Settings
 
   @nn.compact
@@ -33,9 +32,5 @@ class Decoder(nn.Module):
         resample = 'up' if index == 0 else None
         x = layers.ResBlock(features, settings, resample, name=f'up_{level}_block_{index}')(x)
     x = nn.relu(settings.norm(name='norm')(x))
-    x = settings.standardised(3 * self.shuffle**2, (1, 1), name='to_rgb')(x)
-    if self.shuffle > 1:
-      b, h, w, _ = x.shape
-      x = jnp.swapaxes(x.reshape(b, h, w, self.shuffle, self.shuffle, 3), 2, 3)
-      x = x.reshape(b, h * self.shuffle, w * self.shuffle, 3)
+    x = settings.standardised(3, (1, 1), name='to_rgb')(x)
     return nn.sigmoid(x.astype(jnp.float32))

@@ -34,8 +34,8 @@ MODEL = dict(
   unet_depth_factor=1,
   decoder_features=8,
   decoder_blocks=0,
-  decoder_channels=(),
-  decoder_shuffle=2,
+  decoder_channels=(4,),
+  decoder_blocks_per_size=1,
   norm_groups=2,
   grid='centres',
 )

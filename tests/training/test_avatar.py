@@ -20,6 +20,7 @@ PRESETS = {
   'paper': ({'cosface', 'mismatch'}, True),
   'clean': ({'pull', 'push', 'cosface', 'mismatch'}, True),
   'supervised': ({'pull', 'push', 'cosface', 'mismatch'}, False),
+  'sharpened': ({'pull', 'push', 'cosface', 'mismatch'}, False),
 }
 GENERATOR = {
   'appearance_encoder',
