@@ -43,7 +43,7 @@ MICRO = dict(
   identity_size=8, identity_image=16, identity_width=4, identity_blocks=(1,), expression_size=8,
   expression_crop=8, expression_width=4, expression_blocks=(1,), warp_channels=(8,),
   warp_upsampling=(), unet_channels=(4, 8), unet_pooling=((1, 2, 2),), decoder_features=8,
-  decoder_blocks=0, decoder_channels=(),
+  decoder_blocks=0, decoder_channels=(4,),
 )  # fmt: skip
 
 
