@@ -50,13 +50,17 @@ def mirror_expression_order(names):
 
 def mirror(view, expression_order):
   """The mirror image of a view (a dict of `image`, `mask`, `regions`, `landmarks`, `head_pose`,
-  `expression`, each optional): pixels flipped, left and right exchanged by name."""
+  `expression`, `surface`, `open_surface`, each optional): pixels flipped, left and right exchanged
+  by name."""
   flipped = dict(view)
   for name in ('image', 'mask', 'regions'):
     if name in view:
       flipped[name] = np.ascontiguousarray(view[name][:, ::-1])
   if 'landmarks' in view:
     flipped['landmarks'] = view['landmarks'][MIRROR_LANDMARKS] * np.float32([-1, 1, 1])
+  for name in ('surface', 'open_surface'):
+    if name in view:
+      flipped[name] = view[name] * np.float32([-1, 1, 1, 1])
   if 'head_pose' in view:
     flipped['head_pose'] = MIRROR @ view['head_pose'] @ MIRROR
   if 'expression' in view:

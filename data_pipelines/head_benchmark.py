@@ -15,7 +15,7 @@ import numpy as np
 from data_pipelines import synthetic_clips, synthetic_heads
 from emoportraits_jax.errors import InputError
 
-VERSION = 'heads-1'
+VERSION = 'heads-2'
 FIRST = synthetic_clips.HELD_OUT['test']
 IDENTITIES, PROBE_FRAMES, SELF_PAIRS = 40, 24, 4
 POSE_STEPS = (15.0, 30.0)  # Degrees: where bins of the turn between source and driver end.

@@ -2,8 +2,8 @@
 pairs of one source, whose drivers differ in their expressions only.
 
 A view is a dict: image uint8 [S, S, 3], head_pose float32 [4, 4], and, but for motion views of
-another head, mask uint8 [S, S], regions uint8 [S, S, 3], landmarks float32 [68, 3] and, where it
-is known, expression float32 [K].
+another head, mask uint8 [S, S], regions uint8 [S, S, 3], landmarks float32 [68, 3], where it is
+known, expression float32 [K] and, where it is asked for, surface and open_surface float32 [P, 4].
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ class Pair:
 class RecordPairs:
   """Pairs of a record folder, `min_distance` frames apart where the clip is long enough."""
 
-  def __init__(self, folder, split, min_distance):
+  def __init__(self, folder, split, min_distance, surface=False):
     self.records = shards.Records(folder, split)
-    self.min_distance = min_distance
+    self.min_distance, self.surface = min_distance, surface
     self.image_size = self.records.manifest.image_size
     self.identities = len(self.records.manifest.identities)
     self._order = expression_order(self.records.manifest)
@@ -116,6 +116,14 @@ class RecordPairs:
     }
     if 'expression' in record:
       view['expression'] = record.array('expression')[frame][self._order]
+    if self.surface:
+      number = synthetic_clips.identity_number(record.meta['identity'])
+      if number is None:
+        raise InputError(
+          f'{self.records.folder} shows {record.meta["identity"]}, whose surface is not known: '
+          'config.data.surface is for synthetic heads.'
+        )
+      view = synthetic_clips.with_surface(view, number, record.meta['camera'])
     return view
 
   def _motion_view(self, record, frame):
@@ -141,8 +149,9 @@ class RecordPairs:
 class SyntheticPairs:
   """Pairs rendered as they are asked for: `count` identities, from number `first` on."""
 
-  def __init__(self, first, count, image_size):
+  def __init__(self, first, count, image_size, surface=False):
     self.first, self.identities, self.image_size = first, count, image_size
+    self.surface = surface
 
   def __len__(self):
     return self.identities
@@ -168,6 +177,9 @@ class SyntheticPairs:
       )
       for expression, pose in motions
     ]
+    if self.surface:
+      number = self.first + clip
+      views = [synthetic_clips.with_surface(view, number, 'C') for view in views]
     seen = [_render_other(view, rng, self.image_size) if other else view for view in views]
     return [
       Pair(views[0], driver, seen[0], motion, int(clip), -1)
@@ -175,17 +187,17 @@ class SyntheticPairs:
     ]
 
 
-def open_source(source, *, split, image_size, identities, min_distance):
+def open_source(source, *, split, image_size, identities, min_distance, surface=False):
   """The pairs of `source`: a folder of records, or 'synthetic'."""
   if source != 'synthetic':
-    pairs = RecordPairs(source, split, min_distance)
+    pairs = RecordPairs(source, split, min_distance, surface)
     if split == 'train':
       head_benchmark.check_held_out(pairs.synthetic_heads())
     return pairs
   first = synthetic_clips.HELD_OUT.get(split, 0)
   if split == 'train':
     head_benchmark.check_held_out(range(first, first + identities))
-  return SyntheticPairs(first, identities, image_size or 64)
+  return SyntheticPairs(first, identities, image_size or 64, surface)
 
 
 def _render_other(view, rng, size):

@@ -5,6 +5,7 @@ HELD_OUT up, so that no model has seen them whatever number of identities it was
 """
 
 import dataclasses
+import functools
 import re
 
 import cv2
@@ -151,6 +152,23 @@ def view(frame):
     'head_pose': np.asarray(frame.head_pose, np.float32),
     'expression': np.asarray(frame.expression, np.float32),
   }
+
+
+def with_surface(view, number, camera):
+  """A view of head `number` with what is known of its surface's points: see video_pairs."""
+  points, seen = synthetic_heads.surface(identity(number), view['expression'])
+  placed = synthetic_heads.project(points, view['head_pose'], camera)
+  return view | {
+    'surface': np.concatenate([placed, seen[:, None]], axis=1).astype(np.float32),
+    'open_surface': _open_surface(number),
+  }
+
+
+@functools.lru_cache(maxsize=1024)
+def _open_surface(number):
+  points, seen = synthetic_heads.surface(identity(number), synthetic_heads.OPEN)
+  seen = seen * synthetic_heads.surface_weights()
+  return np.concatenate([points, seen[:, None]], axis=1).astype(np.float32)
 
 
 def landmarks(frame):

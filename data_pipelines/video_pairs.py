@@ -15,6 +15,11 @@ Keys of a batch of B rows; S pixels a side, K expression coefficients; uint8 unl
                                              float32 [B,4,4], image space to canonical space
   source_landmarks, driver_landmarks         float32 [B,68,3] in [-1, 1], iBug order
   driver_regions [B,S,S,3]                   soft masks: eyes with brows, mouth, ears
+  source_surface, driver_surface             with `surface`: float32 [B,P,4], points of a synthetic
+                                             head's surface (x, y, z) in image space, and whether
+                                             lids and lips leave it to be seen (0 or 1)
+  open_surface                               the same points of its open face, in canonical space;
+                                             in place of 1 how much each should count
   source_expression, driver_expression       float32 [B,K], zero where not known
   expression_known                           bool [B]
   dataset                                    int32 [B]: 0 is the main data set, 1 the second
@@ -45,6 +50,7 @@ DEFAULTS = dict(
   flip=0.5,  # Probability.
   colour=0.8,  # Probability of the shared colour jitter.
   motion_augment=True,  # Elastic warp, colour jitter, grey on what the expression encoder sees.
+  surface=False,  # Where points of synthetic heads' surfaces are, too.
   background='keep',  # 'green', 'black': composited outside the matte.
   bad_record_share=0.001,  # More than this stops the run.
 )
@@ -101,6 +107,7 @@ def _groups(options, seed, groups):
       image_size=options['image_size'],
       identities=options['identities'],
       min_distance=options['min_distance'],
+      surface=options['surface'],
     )
     for source in (options['source'], options['second'])
     if source
@@ -174,7 +181,14 @@ class DrawPair(grain.transforms.RandomMap):
     if options['motion_augment']:
       seen = [augment.for_motion(image, rng) for image in seen]
     none = np.zeros(len(synthetic_heads.EXPRESSION_NAMES), np.float32)
-    return dict(
+    surfaces = {}
+    if options['surface']:
+      surfaces = dict(
+        source_surface=source['surface'],
+        driver_surface=driver['surface'],
+        open_surface=driver['open_surface'],
+      )
+    return surfaces | dict(
       source=_composited(source, options['background']),
       driver=_composited(driver, options['background']),
       source_mask=source['mask'][..., None],

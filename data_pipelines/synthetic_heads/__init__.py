@@ -38,6 +38,8 @@ from data_pipelines.synthetic_heads.pose import (
   sample_head_pose,
 )
 from data_pipelines.synthetic_heads.shading import Light, mirror_light, sample_light
+from data_pipelines.synthetic_heads.surface_points import OPEN, surface
+from data_pipelines.synthetic_heads.surface_points import weights as surface_weights
 from data_pipelines.synthetic_heads.voice import speech
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
   'IDENTITY_NAMES',
   'LEVELS',
   'Light',
+  'OPEN',
   'TASKS',
   'camera_head_pose',
   'coefficients',
@@ -73,6 +76,8 @@ __all__ = [
   'sample_identity',
   'sample_light',
   'speech',
+  'surface',
+  'surface_weights',
   'trajectory',
   'vertices',
 ]

@@ -321,7 +321,11 @@ def sample_expression(rng):
     blink = rng.uniform(0.5, 1.0)
     result[INDEX['eyeBlinkLeft']] = result[INDEX['eyeBlinkRight']] = blink
   result += look(rng.normal(0, 0.45), rng.normal(0, 0.35))
-  return np.clip(result, 0, 1).astype(np.float32)
+  result = np.clip(result, 0, 1)
+  # What is undone is not seen: no picture could tell how much of it there was.
+  for pair in map(list, _EXACTLY_OPPOSED):
+    result[pair] -= result[pair].min()
+  return result.astype(np.float32)
 
 
 def look(right, down):
@@ -334,6 +338,16 @@ def look(right, down):
   )  # fmt: skip
 
 
+# Together they move nothing, as far as both go.
+_EXACTLY_OPPOSED = [
+  (INDEX[a], INDEX[b])
+  for a, b in (
+    ('jawLeft', 'jawRight'),
+    ('mouthLeft', 'mouthRight'),
+    ('eyeLookInLeft', 'eyeLookOutLeft'),
+    ('eyeLookInRight', 'eyeLookOutRight'),
+  )
+]
 # Of two that undo each other only one is drawn: both together would look like none.
 _OPPOSED = [
   (INDEX[a], INDEX[b])

@@ -337,3 +337,87 @@ def test_a_linear_probe_tells_what_changed_and_nothing_where_nothing_did():
   weight = np.linalg.solve(gram, design[train].T @ (2 * kinds[train] - 1))
   assert ((design[test] @ weight > 0) == kinds[test]).mean() > 0.9
   assert not np.any(still)
+
+
+def seen_on(face, size=256):
+  """What surface points of a plain face are projected on: labels [n], and which are seen."""
+  points, seen = heads.surface(plain(), face)
+  frame = heads.render(plain(), face, FRONT, size=size)
+  pixels = (heads.project(points, FRONT, 'C')[:, :2] + 1) * size / 2
+  x, y = np.clip(pixels.astype(int), 0, size - 1).T
+  return frame.labels[y, x], seen
+
+
+def test_surface_points_lie_on_what_they_name():
+  for face in (heads.OPEN, heads.emotion('surprised')):
+    labels, seen = seen_on(face)
+    eyes = np.isin(labels, (Label.LEFT_EYE, Label.RIGHT_EYE))
+    assert eyes[seen].sum() > 20
+    # Of what only an open eye or mouth shows, nearly nothing lies on skin.
+    shut = heads.surface(plain(), heads.coefficients(eyeBlink=1))[1]
+    inside = eyes | np.isin(labels, (Label.MOUTH, Label.UPPER_LIP, Label.LOWER_LIP))
+    assert inside[seen & ~shut].mean() > 0.9
+
+
+def test_closed_lids_and_lips_hide_what_is_behind():
+  _, opened = heads.surface(plain(), heads.OPEN)
+  _, closed = heads.surface(plain(), heads.coefficients(eyeBlink=1))
+  hidden = opened & ~closed
+  assert hidden.sum() > 100 and not (closed & ~opened).any()
+  points, _ = heads.surface(plain(), heads.OPEN)
+  centre = points[hidden].mean(0)
+  assert abs(centre[0]) < 0.01
+
+
+def test_a_tongue_is_seen_outside():
+  points, seen = heads.surface(plain(), heads.coefficients(tongueOut=1, jawOpen=0.5))
+  lips = heads.landmarks_canonical(plain(), heads.coefficients(jawOpen=0.5))[48:68]
+  assert (seen & (points[:, 2] < lips[:, 2].min() - 0.05)).sum() > 5
+
+
+def test_pupils_keep_their_points():
+  """The spot of the surface that is the pupil is as dark wherever the eye looks."""
+  marks = {}
+  for name, face in (('ahead', {}), ('left', dict(eyeLookOutLeft=0.7, eyeLookInRight=0.7))):
+    face = heads.coefficients(eyeWide=0.5, **face)
+    points, seen = heads.surface(plain(), face)
+    pixels = (heads.project(points, FRONT, 'C')[:, :2] + 1) * 256
+    grey = heads.render(plain(), face, FRONT, size=512).image.mean(-1)
+    x, y = pixels.astype(int).T
+    marks[name] = grey[np.clip(y, 0, 511), np.clip(x, 0, 511)], seen, points
+  ahead, left = marks['ahead'], marks['left']
+  # The first points of each eye are the pupils: where most else has moved across the eye.
+  moved = np.linalg.norm(ahead[2] - left[2], axis=1) > 0.03
+  both = moved & ahead[1] & left[1]
+  assert both.sum() > 20
+  assert np.corrcoef(ahead[0][both], left[0][both])[0, 1] > 0.9
+
+
+def test_surface_of_a_mirrored_head_is_mirrored():
+  who, face, _, _ = sample(3)
+  here, seen = heads.surface(who, face)
+  there, seen_there = heads.surface(heads.mirror_identity(who), heads.mirror_expression(face))
+  flip = lambda points: points * np.float32([-1, 1, 1])
+  found = np.abs(flip(here)[:, None] - there[None]).sum(-1).argmin(1)
+  # The chosen vertices need not be mirror images: most are.
+  near = np.abs(flip(here) - there[found]).max(1) < 1e-3
+  assert near.mean() > 0.4
+  assert (seen[near] == seen_there[found][near]).mean() > 0.97
+
+
+def test_what_is_small_counts_as_much_as_what_is_large():
+  weights = heads.surface_weights()
+  points, _ = heads.surface(plain(), heads.coefficients())
+  assert weights.shape == (len(points),) and abs(weights.mean() - 1) < 1e-5
+  left_eye = np.linalg.norm(
+    points - heads.landmarks_canonical(plain(), heads.coefficients())[42:48].mean(0), axis=1
+  )
+  assert weights[left_eye < 0.1].mean() > 1.8 > 1 > weights[left_eye > 0.4].mean()
+
+
+def test_no_coefficient_is_hidden_by_its_opposite():
+  """Both at once move nothing: no picture could tell, and no probe should be asked."""
+  drawn = np.stack([heads.sample_expression(np.random.default_rng(seed)) for seed in range(2000)])
+  for a, b in (('jawLeft', 'jawRight'), ('mouthLeft', 'mouthRight')):
+    a, b = drawn[:, NAMES.index(a)], drawn[:, NAMES.index(b)]
+    assert (a > 0).sum() > 10 and (b > 0).sum() > 10 and not np.any((a > 0) & (b > 0))

@@ -223,6 +223,35 @@ def test_training_never_sees_heads_of_the_benchmark(folder, tmp_path):
     video_pairs.batches(dict(source='synthetic', identities=2_000_001), 2, 0)
 
 
+@pytest.mark.parametrize('pairing', ['clips', 'contrast'])
+def test_surfaces_are_where_heads_are(pairing, folder, contrasts):
+  """Skin that no expression moves lies, upright again, where the open face has it."""
+  for source in (str(folder) if pairing == 'clips' else contrasts, 'synthetic'):
+    options = dict(source=source, pairing=pairing, surface=True, image_size=48, min_distance=2)
+    batch = _take(video_pairs.batches(options, 8, seed=1), 1)[0]
+    still = np.abs(synthetic_heads.surface(*_head(1))[0] - synthetic_heads.surface(*_head(2))[0])
+    still = np.flatnonzero(still.max(1) < 1e-6)
+    assert len(still) > 100
+    rest = batch['open_surface']
+    assert np.ptp(rest[:, still, 0], axis=1).min() > 0.5
+    for who in ('source', 'driver'):
+      surface = batch[f'{who}_surface']
+      assert surface.shape == rest.shape and np.isin(surface[..., 3], (0, 1)).all()
+      one = np.ones((*surface.shape[:2], 1))
+      points = np.concatenate([surface[..., :3], one], -1)
+      upright = np.einsum('bij,bpj->bpi', batch[f'{who}_head_pose'], points)[..., :3]
+      # The camera's perspective is what is left.
+      assert np.abs(upright - rest[..., :3])[:, still].max() < 0.09
+      assert np.abs(upright - rest[..., :3])[:, still].mean() < 0.015
+
+
+def _head(seed):
+  rng = np.random.default_rng(seed)
+  return synthetic_heads.sample_identity(np.random.default_rng(0)), synthetic_heads.sample_dense(
+    rng
+  )
+
+
 def test_backgrounds_and_sizes(folder):
   options = dict(source=str(folder), colour=0, motion_augment=False, image_size=16)
   keep, green, black = (
