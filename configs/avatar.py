@@ -20,6 +20,7 @@ SIZES = {
     volume_depth=16,
     volume_size=64,
     volume_channels=96,
+    reduction=1,  # Blocks work on volumes so many times narrower; the whole goes past them.
     appearance_channels=(128, 256, 512, 512),
     source_blocks=3,
     identity_size=512,  # E.
@@ -97,19 +98,20 @@ SIZES = {
     norm_groups=8,
     grid='centres',
   ),
-  # Small enough to learn on CPU cores: 1.4 M parameters. Volume and warps are half as fine as the
-  # picture, for every reading blurs and eyes are four pixels wide; slices lie where what is seen of
-  # synthetic heads does. A norm over two channels would take from a head how colourful it is: all
-  # are in one group.
+  # Small enough to learn on CPU cores: 2.9 M parameters. The volume is as wide as the picture, for
+  # every reading blurs and eyes are four pixels wide, but what blocks work on is half as wide, and
+  # so are warps; slices lie where what is seen of synthetic heads does. A norm over two channels
+  # would take from a head how colourful it is: all are in one group.
   'tiny64': dict(
     image_size=64,
     volume_depth=8,
-    volume_size=32,
+    volume_size=64,
     volume_channels=8,
+    reduction=2,
     canonical_z=(-0.2, 0.8),
     posed_z=(-0.7, 0.3),
     appearance_channels=(48,),
-    appearance_stride=2,
+    appearance_stride=1,
     appearance_centred=True,
     source_blocks=1,
     identity_size=48,
@@ -117,7 +119,7 @@ SIZES = {
     identity_width=16,
     identity_blocks=(1, 1),
     expression_size=48,
-    expression_crop=32,
+    expression_crop=64,
     expression_width=32,
     expression_blocks=(1, 2, 2),
     expression_pool=False,
@@ -125,6 +127,7 @@ SIZES = {
     warp_channels=(48, 24, 24, 24),
     warp_upsampling=((1, 2, 2), (1, 2, 2), (1, 2, 2)),
     warp_range=0.4,
+    warp_fields=48,
     compose_warps=True,
     unet_channels=(8, 16, 24, 32),
     unet_pooling=((1, 2, 2), (2, 2, 2), (2, 2, 2)),
@@ -133,6 +136,7 @@ SIZES = {
     decoder_features=32,
     decoder_blocks=4,
     decoder_channels=(16,),
+    decoder_blocks_per_size=3,
     norm_groups=1,
     grid='centres',
     spectral_norm=False,
@@ -183,19 +187,25 @@ LOSSES = {
     ),
   ),
 }  # fmt: skip
-# The clean loss and, on synthetic heads alone, three things the method lacks: z is regressed on the
+# The clean loss and, on synthetic heads alone, four things the method lacks: z is regressed on the
 # true coefficients, is shaped by nothing that is painted (so that it need not tell who or from
-# where), and two frames that differ in their expressions only must come out as differently.
+# where), warps must take points of the surface to where they are on the open face, and two frames
+# that differ in their expressions only must come out as differently.
 LOSSES['supervised'] = dict(
   loss=LOSSES['clean']['loss'] | dict(expression_regression=1.0, contrast=1.0),
-  data=dict(pairing='contrast'),
+  data=dict(pairing='contrast', surface=True),
   latent=dict(from_pixels=False),
 )
 # And with the method's adversary at small sizes too, where the others do without: squared errors
 # paint what is uncertain as a blur. To start from a `supervised` run.
 LOSSES['sharpened'] = LOSSES['supervised']
-# The regression alone: minutes that give a `supervised` run an encoder to start from.
+# The regression alone, and the warps alone: minutes that give a `supervised` run where to start.
 LOSSES['expression'] = dict(loss=dict(expression_regression=1.0))
+LOSSES['warps'] = dict(
+  loss=dict(surface=1.0, displacement=0.3, bending=1.0),
+  data=dict(surface=True),
+  latent=dict(from_pixels=False),
+)
 
 
 def get_config(presets=''):
@@ -212,6 +222,7 @@ def get_config(presets=''):
   config.discriminator = dict()  # Fields of models.discriminator.Discriminator.
   config.ema = 0.0  # Decay of the running average of the generator's parameters; 0 is none.
   config.sharding = 'replicated'  # Or 'fully_sharded': parameters spread over the devices.
+  config.frozen = ()  # Modules of Avatar that stay as they started: ('to_canonical_warp', ...).
   config.remat = ()  # Methods of Avatar computed twice, to save memory: ('decode', ...).
 
   config.data = dict(video_pairs.DEFAULTS) | dict(workers=8, image_size=512, background='keep')
@@ -276,7 +287,7 @@ def get_config(presets=''):
         config[name].update(value)
       else:
         config[name] = value
-    if loss != 'expression':
+    if loss not in ('expression', 'warps'):
       _without_downloads(config.loss)
     if loss in ('supervised', 'sharpened'):
       config.loss.update(SUPERVISED_AT_SMALL_SIZES)
@@ -284,6 +295,8 @@ def get_config(presets=''):
       config.loss.update(SHARPENED_AT_SMALL_SIZES)
       config.discriminator = dict(channels=(32, 64, 128, 128))
       config.optimiser.b1 = 0.5
+      config.data.surface = False
+      config.frozen = READING_AND_WARPS
   if ablation:
     _ablate(config, **ABLATIONS[ablation])
   return config
@@ -312,13 +325,19 @@ TRAINING = {
 # which would be half the time.
 SUPERVISED_AT_SMALL_SIZES = dict(
   mse=100.0, laplacian=200.0, face_mse=100.0, eyes=5.0, mouth=5.0, expression_regression=20.0,
-  charbonnier=0.0, contrast=1.0, displacement=3.0, landmarks=300.0, features=0.0, pull=0.0,
+  charbonnier=0.0, contrast=1.0, displacement=0.3, bending=2.0, surface=2.0, features=0.0, pull=0.0,
   push=0.0, cosface=0.0, mismatch=0.0, canonical_volume=0.0,
 )  # fmt: skip
 # Eyes and mouth count twice as much: what is left of them decides what a face says. More of the
-# adversary raises the response further and costs skill (configs/tiny64.md).
+# adversary raises the response further and costs skill (configs/tiny64.md). Painting alone: next to
+# an adversary's, the gradient of where things are is lost in noise.
 SHARPENED_AT_SMALL_SIZES = dict(
-  adversarial=0.4, feature_matching=6.0, discriminator=1.0, eyes=10.0, mouth=10.0,
+  adversarial=0.4, feature_matching=6.0, discriminator=1.0, eyes=10.0, mouth=10.0, surface=0.0,
+  displacement=0.0, bending=0.0, expression_regression=0.0,
+)  # fmt: skip
+READING_AND_WARPS = (
+  'expression_encoder', 'identity_encoder', 'warp_embedding', 'to_canonical_warp',
+  'from_canonical_warp',
 )  # fmt: skip
 TRAINING['small128'] = TRAINING['tiny64'] | dict(
   batch_size=16, data=dict(source='synthetic', image_size=128, workers=8)

@@ -80,6 +80,11 @@ def _mean(values, mask):
   return (mask * values).sum() / jnp.maximum(mask.sum(), 1)
 
 
+def bending(displacement):
+  """Mean square of the second differences across and down of fields [B, D, h, w, 3]."""
+  return sum(jnp.square(jnp.diff(displacement, 2, axis)).mean() for axis in (2, 3))
+
+
 def head_regions(prediction, target, masks, *, normalise='pixels'):
   """L1 inside eyes (with brows), mouth and ears: L_head of the paper, a scalar for each.
 

@@ -28,6 +28,7 @@ class Avatar(nn.Module):
   volume_depth: int = 16
   volume_size: int = 64
   volume_channels: int = 96
+  reduction: int = 1  # Blocks work on volumes so many times narrower; the whole goes past them.
   # What z the slices of upright and of posed volumes are spread over.
   canonical_z: tuple[float, float] = (-1.0, 1.0)
   posed_z: tuple[float, float] = (-1.0, 1.0)
@@ -48,11 +49,12 @@ class Avatar(nn.Module):
   warp_channels: tuple[int, ...] = (512, 256, 128, 64, 32)
   warp_upsampling: tuple[tuple[int, int, int], ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2))
   warp_range: float = 1.0  # The largest displacement; the width of the volume is 2.
+  warp_fields: int = 0  # Displacements learned as such; the released network has none.
   compose_warps: bool = False  # Read a volume once through both warps; the released reads it twice.
   unet_channels: tuple[int, ...] = (192, 384, 512)
   unet_pooling: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (2, 2, 2))
   unet_depth_factor: int = 2
-  unet_shortcut: bool = False  # From its input to its output; the released one has none.
+  unet_shortcut: bool = False  # Gated, from its input to its output; the released one has none.
   decoder_features: int = 512
   decoder_blocks: int = 6
   decoder_channels: tuple[int, ...] = (320, 192, 128)
@@ -75,7 +77,7 @@ class Avatar(nn.Module):
       settings,
       self.appearance_centred,
     )
-    self.source_volume = volume.SourceBlocks(self.source_blocks, settings)
+    self.source_volume = volume.SourceBlocks(self.source_blocks, self.reduction, settings)
     self.identity_encoder = encoders.IdentityEncoder(
       self.identity_size, self.identity_image, self.identity_width, self.identity_blocks, settings
     )
@@ -94,6 +96,7 @@ class Avatar(nn.Module):
         self.warp_upsampling,
         (self.volume_depth, self.volume_size, self.volume_size),
         self.warp_range,
+        self.warp_fields,
         self.grid,
         settings,
       )
@@ -103,6 +106,7 @@ class Avatar(nn.Module):
       self.unet_channels,
       self.unet_pooling,
       self.unet_depth_factor,
+      self.reduction,
       self.unet_shortcut,
       settings,
     )
@@ -111,6 +115,7 @@ class Avatar(nn.Module):
       self.decoder_blocks,
       self.decoder_channels,
       self.decoder_blocks_per_size,
+      self.reduction,
       settings,
     )
 
@@ -141,11 +146,11 @@ class Avatar(nn.Module):
 
   def warp_to_canonical(self, z, e):
     """z [B, Z], e [B, 4, 4, E] -> warp [B, D, h, w, 3] that takes an expression off."""
-    return self.to_canonical_warp(self.warp_embedding(z, e))
+    return self.to_canonical_warp(self.warp_embedding(z, e), z)
 
   def warp_from_canonical(self, z, e):
     """z [B, Z], e [B, 4, 4, E] -> warp [B, D, h, w, 3] that puts an expression on."""
-    return self.from_canonical_warp(self.warp_embedding(z, e))
+    return self.from_canonical_warp(self.warp_embedding(z, e), z)
 
   def to_canonical(self, volume, head_pose, z, e):
     """Source volume [B, D, h, w, C], made upright, un-expressed, inpainted -> canonical volume."""

@@ -1,4 +1,8 @@
-"""The volume itself: residual blocks on the source's, a U-Net to the canonical one."""
+"""The volume itself: residual blocks on the source's, a U-Net to the canonical one.
+
+With a `reduction` both work on a volume so many times narrower, and let the whole one past: blocks
+are what takes the time, and what they have to say of a head is smooth.
+"""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,13 +14,16 @@ class SourceBlocks(nn.Module):
   """Residual blocks on the appearance volume [B, D, h, w, C] -> same (architecture.md 6.6)."""
 
   blocks: int
+  reduction: int
   settings: layers.Settings
 
   @nn.compact
   def __call__(self, volume):
+    factors = (1, self.reduction, self.reduction)
+    x = start = convolution.average(volume, factors)
     for index in range(self.blocks):
-      volume = layers.ResBlock(volume.shape[-1], self.settings, name=f'block_{index}')(volume)
-    return volume
+      x = layers.ResBlock(x.shape[-1], self.settings, name=f'block_{index}')(x)
+    return x if self.reduction == 1 else volume + layers.trilinear(x - start, factors)
 
 
 class CanonicalUNet(layers.Layer):
@@ -24,13 +31,17 @@ class CanonicalUNet(layers.Layer):
 
   Level i has channels[i]; between levels the volume shrinks by pooling[i]. Going up starts from a
   *learned constant*, half as large as the lowest level: the source enters through the skips only.
-  `depth_factor` levels the depth up at the entry and down again at the exit. A `shortcut`, which
-  the released network lacks, adds the volume's channels, mixed: it starts at 0 and learns fast.
+  `depth_factor` levels the depth up at the entry and down again at the exit.
+
+  A `shortcut`, which the released network lacks, lets the volume's channels past it, mixed, as far
+  as the U-Net opens a gate: an upright picture is a bundle of rays, and of each only the place
+  where it meets the head belongs there. The shortcut starts at 0 and learns fast.
   """
 
   channels: tuple[int, ...]
   pooling: tuple[tuple[int, int, int], ...]
   depth_factor: int
+  reduction: int
   shortcut: bool
   settings: layers.Settings
 
@@ -38,7 +49,9 @@ class CanonicalUNet(layers.Layer):
   def __call__(self, volume):
     settings, batch, out = self.settings, volume.shape[0], volume.shape[-1]
     block = lambda features, name: layers.ResBlock(features, settings, name=name)
-    x = layers.trilinear(volume, (self.depth_factor, 1, 1))
+    factors = (1, self.reduction, self.reduction)
+    x = convolution.average(volume, factors)
+    x = layers.trilinear(x, (self.depth_factor, 1, 1))
     skips = []
     for level, features in enumerate(self.channels):
       if level > 0:
@@ -49,13 +62,17 @@ class CanonicalUNet(layers.Layer):
     shape = (*(size // 2 for size in x.shape[1:4]), self.channels[-1])
     x = self.param('constant', nn.initializers.normal(1.0), shape).astype(settings.dtype)
     x = jnp.broadcast_to(x, (batch, *shape))
-    for level, factors in reversed(list(enumerate([*self.pooling, (2, 2, 2)]))):
-      x = layers.trilinear(x, factors)
+    for level, pooling in reversed(list(enumerate([*self.pooling, (2, 2, 2)]))):
+      x = layers.trilinear(x, pooling)
       x = x + block(self.channels[level], f'skip_{level}')(skips[level])
       x = block(self.channels[level - 1] if level else out, f'up_{level}')(x)
     x = convolution.average(x, (self.depth_factor, 1, 1))
     x = nn.relu(settings.norm(name='norm')(x))
-    x = settings.spectral(out, (1, 1, 1), use_bias=True, name='head')(x)
+    result = settings.spectral(out, (1, 1, 1), use_bias=True, name='head')(x)
+    result = layers.trilinear(result, factors)
     if self.shortcut:
-      x = x + settings.plain(out, (1, 1, 1), initial=nn.initializers.zeros, name='shortcut')(volume)
-    return x
+      start = dict(initial=nn.initializers.zeros)
+      past = settings.plain(out, (1, 1, 1), name='shortcut', **start)(volume)
+      gate = settings.plain(out, (1, 1, 1), use_bias=True, name='gate', **start)(x)
+      result = result + 2 * nn.sigmoid(layers.trilinear(gate, factors)) * past
+    return result

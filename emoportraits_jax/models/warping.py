@@ -26,21 +26,26 @@ class WarpEmbedding(nn.Module):
 
 
 class WarpGenerator(nn.Module):
-  """An embedding [B, 4, 4, E] -> warp [B, D, h, w, 3] in float32 (architecture.md 6.5).
+  """An embedding [B, 4, 4, E], z [B, Z] -> warp [B, D, h, w, 3] in float32 (architecture.md 6.5).
 
   Starts from `channels[0]` at 4x4x4; step i upsamples by `upsampling[i]` (depth, height, width) and
   goes to channels[i + 1]. If more depth comes out than the volume has, the last step averages it.
+
+  With `fields`, which the released network lacks, so many displacements are learned as such, start
+  at 0, and come on top, blended as z and the embedding say: what is small, as eyes are, would need
+  many more features and steps to be made from 4x4x4.
   """
 
   channels: tuple[int, ...]
   upsampling: tuple[tuple[int, int, int], ...]
   volume_shape: tuple[int, int, int]
   range: float
+  fields: int
   grid: str
   settings: layers.Settings
 
   @nn.compact
-  def __call__(self, embedding):
+  def __call__(self, embedding, z):
     settings = self.settings
     x = settings.spectral(4 * self.channels[0], (1, 1), name='start')(embedding)
     x = jnp.moveaxis(x.reshape(*x.shape[:-1], 4, self.channels[0]), -2, 1)
@@ -52,6 +57,16 @@ class WarpGenerator(nn.Module):
     x = convolution.average(x, (max(1, x.shape[1] // self.volume_shape[0]), 1, 1))
     x = nn.relu(settings.norm(name='norm')(x))
     delta = settings.spectral(3, (3, 3, 3), use_bias=True, initial=SMALL, name='to_delta')(x)
+    if self.fields:
+      zeros = nn.initializers.zeros
+      whose = embedding.reshape(len(embedding), -1)
+      whose = nn.relu(settings.plain(4 * self.fields, (), name='whose')(whose))
+      # Surfaces move linearly with coefficients, each head's by what is its own.
+      shares = settings.plain(self.fields, (), name='shares')(z.astype(settings.dtype))
+      shares += settings.plain(self.fields, (), initial=zeros, name='own_shares')(whose)
+      shape = (self.fields, delta[0].size)
+      fields = self.param('fields', zeros, shape).astype(settings.dtype)
+      delta = delta + (shares @ fields).reshape(delta.shape)
     # A warp coarser than the volume is smooth: interpolated.
     sizes = zip(self.volume_shape, delta.shape[1:4], strict=True)
     delta = layers.trilinear(delta, [whole // size for whole, size in sizes])

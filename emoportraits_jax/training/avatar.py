@@ -94,7 +94,7 @@ def build(config, *, with_frozen=True):
       f'config.batch_size is {config.batch_size}; it must be a multiple of '
       f'{2 * config.accumulate}: groups of two pairs, times config.accumulate.'
     )
-  weights = avatar_terms.active_weights(config.loss, config.data.pairing)
+  weights = avatar_terms.active_weights(config.loss, config.data)
   frozen, constants = perceptual.load(weights) if with_frozen else ({}, {})
   return Task(
     config=config,
@@ -124,6 +124,10 @@ def init_state(task):
   """A fresh state; its networks start from those of `config.initial` where they fit."""
   config = task.config
   params, spectral = jax.jit(functools.partial(init_params, task))()
+  if unknown := sorted(set(config.frozen) - set(params['generator'])):
+    raise InputError(
+      f'config.frozen: the avatar has no module {unknown[0]!r} but {sorted(params["generator"])}.'
+    )
   if config.initial:
     params, spectral = _started_from(config.initial, params, spectral)
   # AdamW starts from zeros; NumPy's need no compilation.
@@ -253,6 +257,9 @@ def train_step(task, state, batch, constants):
     grads, metrics = accumulated(gradient, batch, gradient_key, config.accumulate)
   updates, opt_state = task.tx.update(grads, state.opt_state, state.params)
   params = optimiser.apply_updates(state.params, updates)
+  # Weights that decay would move without a gradient.
+  still = {name: state.params['generator'][name] for name in config.frozen}
+  params = params | {'generator': params['generator'] | still}
   metrics |= {
     'gradient_norm': optimiser.global_norm(grads),
     'learning_rate': optimiser.schedule(config.optimiser)(state.step),

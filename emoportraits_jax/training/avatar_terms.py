@@ -31,7 +31,8 @@ TERMS = (
   'expression_regression',
   'contrast',
   'displacement',
-  'landmarks',
+  'bending',
+  'surface',
 )
 
 # Nose tip and the corners of the eyes: what training.md 1.7 aligns two heads by.
@@ -40,7 +41,7 @@ STABLE_LANDMARKS = (30, 36, 39, 42, 45)
 stop = jax.lax.stop_gradient
 
 
-def active_weights(loss, pairing):
+def active_weights(loss, data):
   """{term: weight} of the terms whose weight is not 0; InputError for an impossible one."""
   for name, weight in loss.items():
     if name not in TERMS:
@@ -50,8 +51,10 @@ def active_weights(loss, pairing):
     if not weight >= 0:
       raise InputError(f'config.loss.{name} is {weight}; a weight is 0 (off) or more.')
   weights = {name: float(weight) for name, weight in loss.items() if weight}
-  if 'contrast' in weights and pairing != 'contrast':
+  if 'contrast' in weights and data.pairing != 'contrast':
     raise InputError("config.loss.contrast compares the rows of config.data.pairing='contrast'.")
+  if 'surface' in weights and not data.surface:
+    raise InputError('config.loss.surface needs what config.data.surface=True gives.')
   judged = sorted({'adversarial', 'feature_matching'} & set(weights))
   if judged and 'discriminator' not in weights:
     raise InputError(
@@ -65,7 +68,11 @@ def active_weights(loss, pairing):
 
 
 def generator(task, params, spectral):
-  """`run(method, *args)` of the avatar; those in config.remat are computed twice for memory."""
+  """`run(method, *args)` of the avatar; those in config.remat are computed twice for memory.
+
+  Modules in config.frozen get no gradient.
+  """
+  params = params | {name: stop(params[name]) for name in task.config.frozen}
   # Parametrised kernels are computed once for all passes of a step.
   variables = layers.fold({'params': params, 'spectral': spectral})
 
@@ -235,28 +242,40 @@ def loss_terms(task, params, spectral, batch, constants, *, step, key):
 
 
 def warp_terms(task, active, run, batch, out):
-  """Terms that train the warp generators only, of expressions and descriptors as they are."""
-  if not active & {'displacement', 'landmarks'}:
+  """Terms of the warps themselves; they train what makes warps, but not the reading of z."""
+  if not active & {'displacement', 'bending', 'surface'}:
     return {}
-  warps = [
-    run(f'warp_{way}', stop(z), stop(out['identity']))
+  grid = geometry.identity_warp(
+    (task.avatar.volume_depth, task.avatar.volume_size, task.avatar.volume_size), task.avatar.grid
+  )
+  take_off, put_on = (
+    run(f'warp_{way}', stop(z), out['identity']) - grid
     for way, z in (('to_canonical', out['z_source']), ('from_canonical', out['z_driver']))
-  ]
-  grid = geometry.identity_warp(warps[0].shape[1:4], task.avatar.grid)
-  take_off, put_on = (warp - grid for warp in warps)
+  )
+  voxels = jnp.array(grid.shape[2::-1]) / 2
   terms = {}
+  if 'bending' in active:
+    # Between the points that are known a surface is smooth.
+    terms['bending'] = losses.bending(take_off * voxels) + losses.bending(put_on * voxels)
   if 'displacement' in active:
     # Warps that drift apart from the grid, and undo each other, end where tanh has no slope.
     terms['displacement'] = jnp.square(take_off).mean() + jnp.square(put_on).mean()
-  if 'landmarks' in active:
-    # Where the driver's landmarks are painted, the source's are to be read.
-    moved = lambda displacement, points: points + run('sample', displacement, points)
-    upright = lambda pose, points: geometry.in_volume(
-      jax.vmap(geometry.transform_points)(pose, points), task.avatar.canonical_z
+  if 'surface' in active:
+    # A canonical volume holds the open face: its points are read where the source has them, and
+    # painted where the driver does.
+    places = lambda surface: geometry.in_volume(surface[..., :3], task.avatar.canonical_z)
+    upright = lambda pose, surface: places(
+      jax.vmap(geometry.transform_points)(pose, surface[..., :3])
     )
-    source = upright(batch['source_head_pose'], batch['source_landmarks'])
-    driver = upright(batch['driver_head_pose'], batch['driver_landmarks'])
-    terms['landmarks'] = losses.mse(moved(take_off, moved(put_on, driver)), source)
+    source = upright(batch['source_head_pose'], batch['source_surface'])
+    driver = upright(batch['driver_head_pose'], batch['driver_surface'])
+    rest = places(batch['open_surface'])
+    apart = lambda displacement, start, end, seen: losses.mse(
+      (start + run('sample', displacement, start)) * voxels, end * voxels, mask=seen
+    )
+    seen = lambda surface: batch['open_surface'][..., 3:] * surface[..., 3:]
+    terms['surface'] = apart(take_off, rest, source, seen(batch['source_surface']))
+    terms['surface'] += apart(put_on, driver, rest, seen(batch['driver_surface']))
   return terms
 
 

@@ -12,6 +12,7 @@ import json
 import pathlib
 import shutil
 import sys
+import textwrap
 import threading
 
 import jax
@@ -119,7 +120,8 @@ class Checkpoints:
     try:
       restored = ocp.load_checkpointables(folder, wanted)['state']
     except (ValueError, KeyError, TypeError) as error:
-      reason = str(error).strip().split('\n')[0]
+      # Orbax may go on to list every array there is.
+      reason = textwrap.shorten(str(error).split('\n')[0], 200)
       raise InputError(
         f'{folder} does not fit this config ({reason}); use another --workdir or the same config.'
       ) from error

@@ -130,12 +130,14 @@ def figures(out, batch):
   trace = np.einsum('nij,nij->n', turn(out['head_pose']), turn(batch['head_pose']))
   truth = batch['expression']
   residual = np.square(out['expression'] - truth).mean(0)
+  spread = truth.var(0)
+  moved = spread > 1e-4  # A few frames leave some coefficients at rest: those have no R2.
   labels = np.asarray(geometry_labels(batch['labels'], out['regions'].shape[1]))
   gap = np.linalg.norm(out['landmarks'] - batch['landmarks'], axis=-1)
   return {
     'landmarks': float(gap.mean() / 2),
     'degrees': float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))).mean()),
-    'expression_r2': float(np.mean(1 - residual / np.maximum(truth.var(0), 1e-6))),
+    'expression_r2': float(np.mean(1 - residual[moved] / spread[moved])),
     'regions': float((out['regions'].argmax(-1) == labels).mean()),
   }
 

@@ -13,7 +13,7 @@ import pytest
 import emoportraits_jax as emo
 from configs import avatar as configs
 from emoportraits_jax import geometry, pretrained
-from emoportraits_jax.models import avatar, layers, volume
+from emoportraits_jax.models import avatar, decoder, layers, volume, warping
 from emoportraits_jax.training import quick_random
 
 # Every kind of layer of the release, at sizes that run in no time.
@@ -133,7 +133,7 @@ def test_volumes_may_show_the_part_of_depth_where_the_head_is():
 
 def test_a_shortcut_starts_as_nothing():
   settings = layers.Settings(spectral_norm=False, weight_standardisation=False, norm_groups=4)
-  build = lambda shortcut: volume.CanonicalUNet((4,), (), 1, shortcut, settings)
+  build = lambda shortcut: volume.CanonicalUNet((4,), (), 1, 1, shortcut, settings)
   x = np.float32(np.random.default_rng(0).standard_normal((1, 2, 4, 4, 4)))
   variables = jax.jit(build(True).init)(quick_random.key(0), x)
   plain = {k: v for k, v in variables['params'].items() if k != 'shortcut'}
@@ -141,6 +141,46 @@ def test_a_shortcut_starts_as_nothing():
   np.testing.assert_allclose(run(True, variables['params']), run(False, plain), atol=1e-6)
   mixed = plain | {'shortcut': {'kernel': jnp.eye(4).reshape(1, 1, 1, 4, 4)}}
   np.testing.assert_allclose(run(True, mixed), run(False, plain) + x, atol=1e-5)
+
+
+def test_with_a_reduction_blocks_work_on_the_narrow_volume_and_the_whole_goes_past_them():
+  settings = layers.Settings(spectral_norm=False, weight_standardisation=False, norm_groups=4)
+  x = np.float32(np.random.default_rng(0).standard_normal((1, 2, 8, 8, 4)))
+  narrow = x.reshape(1, 2, 4, 2, 4, 2, 4).mean((3, 5))
+  wide = lambda x: layers.trilinear(x, (1, 2, 2))
+  run = lambda module, params, x: jax.jit(module.apply)({'params': params}, x)
+  for build, extra, expected in (
+    (lambda r: volume.SourceBlocks(1, r, settings), None, lambda y: x + wide(y - narrow)),
+    (lambda r: volume.CanonicalUNet((4,), (), 1, r, False, settings), None, wide),
+    (lambda r: decoder.Decoder(4, 1, (4,), 2, r, settings), 'detail', lambda y: y),
+  ):
+    params = jax.jit(build(2).init)(quick_random.key(0), x)['params']
+    plain = {name: value for name, value in params.items() if name != extra}
+    found = expected(run(build(1), plain, narrow))
+    np.testing.assert_allclose(run(build(2), params, x), found, atol=1e-5)
+  # What goes past the decoder's blocks starts at 0, and then shows.
+  params['detail']['kernel'] += 1
+  assert np.abs(run(build(2), params, x) - found).max() > 1e-3
+
+
+def test_learned_displacements_start_as_nothing_and_move_where_they_are():
+  settings = layers.Settings(spectral_norm=False, weight_standardisation=False, norm_groups=4)
+  build = lambda fields: warping.WarpGenerator(
+    (8, 4), ((1, 2, 2),), (4, 8, 8), 0.5, fields, 'centres', settings
+  )
+  embedding = np.float32(np.random.default_rng(0).standard_normal((2, 4, 4, 6)))
+  z = np.float32(np.random.default_rng(1).standard_normal((2, 5)))
+  run = lambda fields, params: jax.jit(build(fields).apply)({'params': params}, embedding, z)
+  params = jax.jit(build(3).init)(quick_random.key(0), embedding, z)['params']
+  names = ('fields', 'shares', 'own_shares', 'whose')
+  plain = run(0, {name: value for name, value in params.items() if name not in names})
+  np.testing.assert_allclose(run(3, params), plain, atol=1e-6)
+  # One voxel of one field: the warp moves there, and nowhere else.
+  fields = np.zeros((3, 4, 8, 8, 3), np.float32)
+  fields[1, 2, 5, 7, 0] = 1
+  moved = run(3, params | {'fields': fields.reshape(3, -1)}) - plain
+  where = np.abs(moved).max((0, 4)) > 1e-4
+  assert where[2, 5, 7] and where.sum() == 1
 
 
 @pytest.mark.slow

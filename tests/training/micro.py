@@ -87,9 +87,11 @@ def rows(number, rng):
       f'{name}_motion_head_pose': np.float32(pose),
       f'{name}_landmarks': np.float32(rng.uniform(-1, 1, (number, 68, 3))),
       f'{name}_expression': np.float32(rng.uniform(size=(number, COEFFICIENTS))),
+      f'{name}_surface': np.float32(rng.uniform(-1, 1, (number, 20, 4))),
     }
   return batch | {
     'driver_regions': image(3),
+    'open_surface': np.float32(rng.uniform(-1, 1, (number, 20, 4))),
     'expression_known': np.ones(number, bool),
     'dataset': np.int32(np.arange(number) % 4 == 1),
     'identity': np.arange(number, dtype=np.int32),

@@ -34,7 +34,7 @@ GENERATOR = {
 }
 TO_CANONICAL = GENERATOR - {'decoder', 'from_canonical_warp'}
 EXPRESSION = {'expression_encoder'}
-WARPS = {'warp_embedding', 'to_canonical_warp', 'from_canonical_warp'}
+WARPS = {'identity_encoder', 'warp_embedding', 'to_canonical_warp', 'from_canonical_warp'}
 PAINTED = ('adversarial', 'feature_matching', 'eyes', 'mouth', 'ears', 'contrast', 'mse')
 LATENT = ('pull', 'push', 'cosface', 'mismatch')
 
@@ -67,7 +67,8 @@ def trained(config):
 @pytest.mark.parametrize('preset', PRESETS)
 def test_every_term_trains_what_it_should(preset):
   latent, from_pixels = PRESETS[preset]
-  warped = {'loss.landmarks': 1.0, 'loss.displacement': 1.0}
+  warped = {f'loss.{term}': 1.0 for term in ('surface', 'displacement', 'bending')}
+  warped['data.surface'] = True
   found = trained(micro.config(None, f'released,{preset}', **warped))
   assert latent == set(LATENT) & found.keys()
   shaped = set() if from_pixels else EXPRESSION
@@ -80,23 +81,22 @@ def test_every_term_trains_what_it_should(preset):
       assert networks == TO_CANONICAL - shaped
     elif term == 'expression_regression':
       assert networks == EXPRESSION | {'regression'}
-    elif term in ('displacement', 'landmarks'):
+    elif term in ('displacement', 'bending', 'surface'):
       assert networks == WARPS
     else:
       assert term == 'discriminator' and networks == {'discriminator'}
 
 
-def test_landmarks_painted_by_the_driver_are_read_from_the_source():
-  task = avatar.build(micro.config({'landmarks': 1.0, 'displacement': 1.0}))
+def test_a_surface_is_read_and_painted_where_it_is_seen():
+  task = avatar.build(micro.config({'surface': 1.0, 'displacement': 1.0}, **{'data.surface': True}))
   batch = micro.batch()
-  count, rng = len(batch['driver_landmarks']), np.random.default_rng(0)
-  # Poses by hand: a landmark keeps its canonical place, a quarter turn apart.
+  count, rng = len(batch['driver_surface']), np.random.default_rng(0)
+  # Poses by hand: a point keeps its canonical place, a quarter turn apart.
   turn = np.float32([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
   poses = np.tile(turn, (count, 1, 1)), np.tile(turn.T, (count, 1, 1))
-  canonical = rng.uniform(-0.3, 0.3, (count, 68, 3)).astype('f')
+  rest = rng.uniform(-0.3, 0.3, (count, 40, 3)).astype('f')
   take_off, put_on = np.float32([0.1, 0, -0.05]), np.float32([-0.02, 0.08, 0])
   batch |= {'driver_head_pose': poses[0], 'source_head_pose': poses[1]}
-  batch |= {'driver_landmarks': canonical @ turn[:3, :3]}
   grid = geometry.identity_warp((4, 8, 8))
   warps = {'warp_to_canonical': grid + take_off, 'warp_from_canonical': grid + put_on}
 
@@ -105,14 +105,40 @@ def test_landmarks_painted_by_the_driver_are_read_from_the_source():
       return task.avatar.apply({}, *args, method=method)
     return jnp.tile(warps[method], (count, 1, 1, 1, 1))
 
+  def with_seen(points, unseen):
+    seen = np.ones((count, 40, 1), np.float32)
+    seen[:, unseen] = 0
+    points = points.copy()
+    points[:, unseen] += 5  # Where points that are not seen lie must not matter.
+    return np.concatenate([points, seen], 2)
+
   out = dict.fromkeys(('identity', 'z_source', 'z_driver'), jnp.zeros(1))
+  batch['open_surface'] = with_seen(rest, [0])
+  batch['driver_surface'] = with_seen((rest - put_on) @ turn[:3, :3], [1])
   for error in (0.0, 0.2):
-    source = canonical + take_off + put_on + np.float32([0, error, 0])
-    batch['source_landmarks'] = source @ turn.T[:3, :3]
+    source = rest + take_off + np.float32([0, error, 0])
+    batch['source_surface'] = with_seen(source @ turn.T[:3, :3], [2])
     terms = avatar_terms.warp_terms(task, set(task.weights), run, batch, out)
-    np.testing.assert_allclose(terms['landmarks'], error**2 / 3, atol=1e-6)
+    # In voxels: eight of them are 2 wide.
+    np.testing.assert_allclose(terms['surface'], (4 * error) ** 2 / 3, atol=1e-5)
   squares = (take_off**2).mean() + (put_on**2).mean()
   np.testing.assert_allclose(terms['displacement'], squares, rtol=1e-5)
+
+
+def test_frozen_modules_stay():
+  task = avatar.build(micro.config({'mse': 1.0}, frozen=('decoder',)))
+  state = task.init()
+  after, _ = jax.jit(task.train_step)(state, micro.batch(), {})
+  same = lambda name: jax.tree.all(
+    jax.tree.map(
+      lambda a, b: bool((a == b).all()),
+      state.params['generator'][name],
+      after.params['generator'][name],
+    )
+  )
+  assert {name for name in state.params['generator'] if same(name)} == {'decoder'}
+  with pytest.raises(InputError, match="no module 'decodr'"):
+    avatar.build(micro.config({'mse': 1.0}, frozen=('decodr',))).init()
 
 
 def test_the_switch_lets_latent_terms_train_what_they_look_at():
@@ -210,4 +236,4 @@ def test_a_missing_file_is_named_with_where_to_get_it(monkeypatch, tmp_path):
 )
 def test_impossible_losses_are_refused(loss, message):
   with pytest.raises(InputError, match=message):
-    avatar_terms.active_weights(loss, 'frames')
+    avatar_terms.active_weights(loss, avatar_config.get_config().data)
