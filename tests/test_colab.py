@@ -39,7 +39,7 @@ def test_animate(tmp_path):
 
 # A model of 16 pixels: what takes the time is compiling two training steps.
 MICRO = dict(
-  image_size=16, volume_size=8, volume_channels=4, appearance_channels=(8,), source_blocks=0,
+  image_size=16, volume_size=16, volume_channels=4, appearance_channels=(8,), source_blocks=0,
   identity_size=8, identity_image=16, identity_width=4, identity_blocks=(1,), expression_size=8,
   expression_crop=8, expression_width=4, expression_blocks=(1,), warp_channels=(8,),
   warp_upsampling=(), unet_channels=(4, 8), unet_pooling=((1, 2, 2),), decoder_features=8,
