@@ -287,3 +287,12 @@ def test_terms_and_weights_name_the_same_things():
   assert losses.weighted_sum({'a': 2.0, 'b': 3.0}, {'a': 1.0, 'b': 10.0}) == 32
   with pytest.raises(ValueError, match="'c'"):
     losses.weighted_sum({'a': 2.0}, {'c': 1.0})
+
+
+def test_only_what_bends_costs():
+  x = np.arange(6, dtype=np.float32)
+  flat = np.broadcast_to(x[:, None] - 2 * x, (1, 2, 6, 6))[..., None].repeat(3, -1)
+  np.testing.assert_allclose(losses.bending(flat), 0, atol=1e-6)
+  # A parabola down the picture has a second difference of 2 there, and none across it.
+  bent = np.broadcast_to((x**2)[:, None], (1, 2, 6, 6))[..., None].repeat(3, -1)
+  np.testing.assert_allclose(losses.bending(bent), 4, rtol=1e-5)

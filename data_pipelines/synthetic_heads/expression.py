@@ -338,27 +338,21 @@ def look(right, down):
   )  # fmt: skip
 
 
+def _indices(*pairs):
+  return [(INDEX[a], INDEX[b]) for a, b in pairs]
+
+
+_SIDEWAYS = _indices(('jawLeft', 'jawRight'), ('mouthLeft', 'mouthRight'))
 # Together they move nothing, as far as both go.
-_EXACTLY_OPPOSED = [
-  (INDEX[a], INDEX[b])
-  for a, b in (
-    ('jawLeft', 'jawRight'),
-    ('mouthLeft', 'mouthRight'),
-    ('eyeLookInLeft', 'eyeLookOutLeft'),
-    ('eyeLookInRight', 'eyeLookOutRight'),
-  )
-]
+_EXACTLY_OPPOSED = _SIDEWAYS + _indices(
+  *((f'eyeLookIn{side}', f'eyeLookOut{side}') for side in ('Left', 'Right'))
+)
 # Of two that undo each other only one is drawn: both together would look like none.
-_OPPOSED = [
-  (INDEX[a], INDEX[b])
-  for a, b in (
-    ('jawLeft', 'jawRight'),
-    ('mouthLeft', 'mouthRight'),
-    ('mouthFunnel', 'mouthPucker'),
-    *((f'eyeBlink{side}', f'eyeWide{side}') for side in ('Left', 'Right')),
-    *((f'mouthSmile{side}', f'mouthFrown{side}') for side in ('Left', 'Right')),
-  )
-]
+_OPPOSED = _SIDEWAYS + _indices(
+  ('mouthFunnel', 'mouthPucker'),
+  *((f'eyeBlink{side}', f'eyeWide{side}') for side in ('Left', 'Right')),
+  *((f'mouthSmile{side}', f'mouthFrown{side}') for side in ('Left', 'Right')),
+)
 
 
 def sample_dense(rng):
