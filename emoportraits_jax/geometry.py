@@ -27,6 +27,7 @@ import numpy as np
 
 # Coordinates are not image features: they always get full float32 products, also on accelerators.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+_LITTLE = 0.01  # Of a point: where `scattered` knows so little, coarser cells count as much.
 
 # --- Head poses -------------------------------------------------------------------------------
 
@@ -194,6 +195,41 @@ def transform_points(transform, points):
 def warp_volume(volume, warp):
   """Reads [D, H, W, C] at the points of [D', H', W', 3], trilinearly -> [D', H', W', C] (7.3)."""
   return _sample(volume, warp)
+
+
+def scattered(points, values, weights, shape):
+  """Values [N, C] known at points [N, 3], by weight [N] -> [D, H, W, C] everywhere; `shape` is DHW.
+
+  Push and pull (Gortler et al. 1996): what is known is put down trilinearly and averaged over cells
+  of 1, 2, 4, ... voxels; wherever a cell holds little, the next larger one fills in. What is read
+  at the points then is smoother than it should be: twice more, for what is left of it.
+  """
+  result = jnp.zeros((*shape, values.shape[-1]), values.dtype)
+  for _ in range(3):
+    left = values - _sample(result, points)
+    result = result + _push_and_pull(points, left, weights, shape)
+  return result
+
+
+def _push_and_pull(points, values, weights, shape):
+  known = jnp.concatenate([values, jnp.ones_like(values[..., :1])], -1) * weights[..., None]
+  empty = jnp.zeros((*shape, known.shape[-1]), known.dtype)
+  levels = [jax.vjp(lambda grid: _sample(grid, points), empty)[1](known)[0]]
+  while max(sizes := levels[-1].shape[:-1]) > 1:
+    halves = [-(-size // 2) for size in sizes]
+    # An odd size gets a row of nothing.
+    pads = [(0, 2 * half - size) for half, size in zip(halves, sizes, strict=True)]
+    cells = jnp.pad(levels[-1], [*pads, (0, 0)])
+    split = [part for half in halves for part in (half, 2)]
+    levels.append(cells.reshape(*split, -1).sum((1, 3, 5)))
+  result = jnp.zeros((1, 1, 1, values.shape[-1]), values.dtype)
+  for level in reversed(levels):
+    for axis, size in enumerate(level.shape[:-1]):
+      if size > 1:
+        result = resize_axis(result, 2 * result.shape[axis], axis)
+        result = jax.lax.slice_in_dim(result, 0, size, axis=axis)
+    result = (level[..., :-1] + _LITTLE * result) / (level[..., -1:] + _LITTLE)
+  return result
 
 
 def sample_image(image, warp):

@@ -180,6 +180,30 @@ def test_sampling_equals_the_release(golden, recipe):
   _close_in_part(first(sample(once, 0.9 * identity + 0.05)), data, 'out.big_w1_w2', 1e-5)
 
 
+def test_scattered_values_are_everywhere_and_exact_where_known():
+  rng, shape = np.random.default_rng(0), (3, 16, 13)
+  points = np.float32(rng.uniform(-0.65, 0.65, (400, 3)))  # Between centres of voxels.
+  seen = np.float32(rng.random(400) < 0.8)
+  spread = jax.jit(lambda values: geometry.scattered(points, values, seen, shape))
+  smooth = np.stack([0.3 * points[:, 0] - 0.1, points[:, 1] ** 2, np.ones(400)], 1).astype('f')
+  hidden = smooth + 100 * (1 - seen[:, None])
+  field = spread(hidden)
+  assert field.shape == (*shape, 3)
+  # What is known of nothing but one value is that value, in every corner.
+  np.testing.assert_allclose(field[..., 2], 1, atol=1e-3)
+  read = np.asarray(geometry.warp_volume(field, points[None, None]))[0, 0]
+  error = np.abs(read - smooth)[seen > 0]
+  assert np.median(error) < 0.01 and error.max() < 0.1
+  np.testing.assert_array_equal(field, spread(smooth))
+
+
+def test_scattered_without_a_point_is_nothing():
+  field = geometry.scattered(
+    np.zeros((2, 3), 'f'), np.ones((2, 3), 'f'), np.zeros(2, 'f'), (2, 4, 4)
+  )
+  np.testing.assert_array_equal(field, 0)
+
+
 def test_aligned_crop_shows_the_central_half():
   size = 64
   x, y = np.meshgrid(*[(2 * np.arange(size) + 1) / size - 1] * 2)

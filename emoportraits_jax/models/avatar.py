@@ -154,7 +154,7 @@ class Avatar(nn.Module):
 
   def to_canonical(self, volume, head_pose, z, e):
     """Source volume [B, D, h, w, C], made upright, un-expressed, inpainted -> canonical volume."""
-    return self.canonical_unet(self.upright(volume, head_pose, self.warp_to_canonical(z, e)))
+    return self.inpaint(self.upright(volume, head_pose, self.warp_to_canonical(z, e)))
 
   def from_canonical(self, canonical, head_pose, z, e):
     """Canonical volume [B, D, h, w, C], expressed, then posed -> driven volume, same shape."""
@@ -166,6 +166,10 @@ class Avatar(nn.Module):
     if self.compose_warps:
       return self.sample(volume, jax.vmap(geometry.transform_points)(transform, warp))
     return self.sample(self.sample(volume, self.rigid_warp(transform)), warp)
+
+  def inpaint(self, upright):
+    """An upright, un-expressed volume [B, D, h, w, C] -> canonical volume, same shape."""
+    return self.canonical_unet(upright)
 
   def posed(self, canonical, head_pose, warp):
     """An upright volume read at `warp`, then posed."""

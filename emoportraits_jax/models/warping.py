@@ -31,9 +31,9 @@ class WarpGenerator(nn.Module):
   Starts from `channels[0]` at 4x4x4; step i upsamples by `upsampling[i]` (depth, height, width) and
   goes to channels[i + 1]. If more depth comes out than the volume has, the last step averages it.
 
-  With `fields`, which the released network lacks, so many displacements are learned as such, start
-  at 0, and come on top, blended as z and the embedding say: what is small, as eyes are, would need
-  many more features and steps to be made from 4x4x4.
+  With `fields`, which the released network lacks, so many displacements are learned as such, as
+  wide as the volume, start at 0, and come on top, blended as z and the embedding say: what is
+  small, as eyes are, would need many more features and steps to be made from 4x4x4.
   """
 
   channels: tuple[int, ...]
@@ -57,6 +57,9 @@ class WarpGenerator(nn.Module):
     x = convolution.average(x, (max(1, x.shape[1] // self.volume_shape[0]), 1, 1))
     x = nn.relu(settings.norm(name='norm')(x))
     delta = settings.spectral(3, (3, 3, 3), use_bias=True, initial=SMALL, name='to_delta')(x)
+    # A warp coarser than the volume is smooth: interpolated.
+    depth, height, width = self.volume_shape
+    delta = layers.trilinear(delta, (1, height // delta.shape[2], width // delta.shape[3]))
     if self.fields:
       zeros = nn.initializers.zeros
       whose = embedding.reshape(len(embedding), -1)
@@ -64,14 +67,11 @@ class WarpGenerator(nn.Module):
       # Surfaces move linearly with coefficients, each head's by what is its own.
       shares = settings.plain(self.fields, (), name='shares')(z.astype(settings.dtype))
       shares += settings.plain(self.fields, (), initial=zeros, name='own_shares')(whose)
-      shape = (self.fields, delta[0].size)
-      fields = self.param('fields', zeros, shape).astype(settings.dtype)
+      fields = self.param('fields', zeros, (self.fields, delta[0].size)).astype(settings.dtype)
       delta = delta + (shares @ fields).reshape(delta.shape)
-    # A warp coarser than the volume is smooth: interpolated.
-    sizes = zip(self.volume_shape, delta.shape[1:4], strict=True)
-    delta = layers.trilinear(delta, [whole // size for whole, size in sizes])
+    delta = layers.trilinear(delta, (depth // delta.shape[1], 1, 1))
     delta = self.range * jnp.tanh(delta.astype(jnp.float32))
-    return geometry.identity_warp(delta.shape[1:4], self.grid) + delta
+    return geometry.identity_warp(self.volume_shape, self.grid) + delta
 
 
 def output_size(upsampling):

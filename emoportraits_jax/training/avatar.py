@@ -94,7 +94,7 @@ def build(config, *, with_frozen=True):
       f'config.batch_size is {config.batch_size}; it must be a multiple of '
       f'{2 * config.accumulate}: groups of two pairs, times config.accumulate.'
     )
-  weights = avatar_terms.active_weights(config.loss, config.data)
+  weights = avatar_terms.active_weights(config)
   frozen, constants = perceptual.load(weights) if with_frozen else ({}, {})
   return Task(
     config=config,

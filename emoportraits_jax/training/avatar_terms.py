@@ -41,8 +41,9 @@ STABLE_LANDMARKS = (30, 36, 39, 42, 45)
 stop = jax.lax.stop_gradient
 
 
-def active_weights(loss, data):
+def active_weights(config):
   """{term: weight} of the terms whose weight is not 0; InputError for an impossible one."""
+  loss, data = config.loss, config.data
   for name, weight in loss.items():
     if name not in TERMS:
       near = difflib.get_close_matches(name, TERMS, 1)
@@ -53,8 +54,11 @@ def active_weights(loss, data):
   weights = {name: float(weight) for name, weight in loss.items() if weight}
   if 'contrast' in weights and data.pairing != 'contrast':
     raise InputError("config.loss.contrast compares the rows of config.data.pairing='contrast'.")
-  if 'surface' in weights and not data.surface:
-    raise InputError('config.loss.surface needs what config.data.surface=True gives.')
+  if config.warps not in ('generated', 'surface'):
+    raise InputError(f"config.warps is {config.warps!r}, not 'generated' or 'surface'.")
+  if ('surface' in weights or config.warps == 'surface') and not data.surface:
+    which = 'config.loss.surface' if 'surface' in weights else "config.warps='surface'"
+    raise InputError(f'{which} needs what config.data.surface=True gives.')
   judged = sorted({'adversarial', 'feature_matching'} & set(weights))
   if judged and 'discriminator' not in weights:
     raise InputError(
@@ -88,7 +92,8 @@ def generator(task, params, spectral):
 def reenact(task, run, batch, *, key=None):
   """Self-reenactment of a batch: the arrays that losses compare, by name.
 
-  With a `key` the expression encoder drops out, as in training.
+  With a `key` the expression encoder drops out, as in training. Volumes are read at the warps that
+  config.warps names; the rest of what is returned does not depend on them.
   """
   # The rows of a contrast share their source, which then is worked on once.
   shared = task.config.data.pairing == 'contrast'
@@ -105,11 +110,14 @@ def reenact(task, run, batch, *, key=None):
   z_source, z_driver = deinterleave(encode(run, crops, key))
   shown = (lambda z: z) if task.config.latent.from_pixels else stop
   pose = of_source(batch['source_head_pose'])
-  canonical = run(
-    'to_canonical', run('appearance', masked), pose, shown(of_source(z_source)), identity
-  )
-  identity, canonical = of_rows(identity), of_rows(canonical)
-  driven = run('from_canonical', canonical, batch['driver_head_pose'], shown(z_driver), identity)
+  if task.config.warps == 'surface':
+    take_off, put_on = surface_warps(task, batch, of_source)
+  else:
+    take_off = run('warp_to_canonical', shown(of_source(z_source)), identity)
+    put_on = run('warp_from_canonical', shown(z_driver), of_rows(identity))
+  upright = run('upright', run('appearance', masked), pose, take_off)
+  identity, canonical = of_rows(identity), of_rows(run('inpaint', upright))
+  driven = run('posed', canonical, batch['driver_head_pose'], put_on)
   return {
     'masked_driver': driver * mask,
     'target': composite(driver, mask, task.config.background),
@@ -261,15 +269,7 @@ def warp_terms(task, active, run, batch, out):
     # Warps that drift apart from the grid, and undo each other, end where tanh has no slope.
     terms['displacement'] = jnp.square(take_off).mean() + jnp.square(put_on).mean()
   if 'surface' in active:
-    # A canonical volume holds the open face: its points are read where the source has them, and
-    # painted where the driver does.
-    places = lambda surface: geometry.in_volume(surface[..., :3], task.avatar.canonical_z)
-    upright = lambda pose, surface: places(
-      jax.vmap(geometry.transform_points)(pose, surface[..., :3])
-    )
-    source = upright(batch['source_head_pose'], batch['source_surface'])
-    driver = upright(batch['driver_head_pose'], batch['driver_surface'])
-    rest = places(batch['open_surface'])
+    rest, (source, driver) = surface_places(task, batch)
     apart = lambda displacement, start, end, seen: losses.mse(
       (start + run('sample', displacement, start)) * voxels, end * voxels, mask=seen
     )
@@ -277,6 +277,33 @@ def warp_terms(task, active, run, batch, out):
     terms['surface'] = apart(take_off, rest, source, seen(batch['source_surface']))
     terms['surface'] += apart(put_on, driver, rest, seen(batch['driver_surface']))
   return terms
+
+
+def surface_places(task, batch):
+  """Points of the surface in an upright volume: [B, P, 3] open, and as (source, driver) have them.
+
+  A canonical volume holds the open face: its points are read where the source has them, and painted
+  where the driver does.
+  """
+  places = lambda surface: geometry.in_volume(surface[..., :3], task.avatar.canonical_z)
+  upright = lambda pose, surface: places(
+    jax.vmap(geometry.transform_points)(pose, surface[..., :3])
+  )
+  rest = places(batch['open_surface'])
+  return rest, [
+    upright(batch[f'{who}_head_pose'], batch[f'{who}_surface']) for who in ('source', 'driver')
+  ]
+
+
+def surface_warps(task, batch, of_source):
+  """The warps that a synthetic head's surface gives: expression off, of sources only, and on."""
+  rest, (source, driver) = surface_places(task, batch)
+  shape = (task.avatar.volume_depth, task.avatar.volume_size, task.avatar.volume_size)
+  grid = geometry.identity_warp(shape, task.avatar.grid)
+  around = jax.vmap(lambda *known: geometry.scattered(*known, shape))
+  seen = lambda who: batch[f'{who}_surface'][..., 3]
+  take_off = around(*map(of_source, (rest, source - rest, seen('source'))))
+  return grid + take_off, grid + around(driver, rest - driver, seen('driver'))
 
 
 def pixel_terms(run, active, prediction, target, batch):

@@ -277,7 +277,7 @@ def test_variables_of_another_network_are_not_saved(variables, tmp_path):
 @pytest.mark.parametrize(
   'preset, least, most',
   [
-    ('tiny64', 1e6, 3e6),
+    ('tiny64', 1e6, 8e6),
     ('small128', 2e6, 20e6),
     ('small256', 5e6, 60e6),
     ('released', 1.6e8, 1.61e8),

@@ -20,6 +20,7 @@ PRESETS = {
   'paper': ({'cosface', 'mismatch'}, True),
   'clean': ({'pull', 'push', 'cosface', 'mismatch'}, True),
   'supervised': ({'pull', 'push', 'cosface', 'mismatch'}, False),
+  'painting': ({'pull', 'push', 'cosface', 'mismatch'}, False),
   'sharpened': ({'pull', 'push', 'cosface', 'mismatch'}, False),
 }
 GENERATOR = {
@@ -72,13 +73,14 @@ def test_every_term_trains_what_it_should(preset):
   found = trained(micro.config(None, f'released,{preset}', **warped))
   assert latent == set(LATENT) & found.keys()
   shaped = set() if from_pixels else EXPRESSION
+  guided = WARPS if preset == 'painting' else set()
   for term, networks in found.items():
     if term in LATENT:
       assert networks == EXPRESSION, term
     elif term in PAINTED:
-      assert networks == GENERATOR - shaped, term
+      assert networks == GENERATOR - shaped - guided, term
     elif term == 'canonical_volume':
-      assert networks == TO_CANONICAL - shaped
+      assert networks == TO_CANONICAL - shaped - guided
     elif term == 'expression_regression':
       assert networks == EXPRESSION | {'regression'}
     elif term in ('displacement', 'bending', 'surface'):
@@ -123,6 +125,34 @@ def test_a_surface_is_read_and_painted_where_it_is_seen():
     np.testing.assert_allclose(terms['surface'], (4 * error) ** 2 / 3, atol=1e-5)
   squares = (take_off**2).mean() + (put_on**2).mean()
   np.testing.assert_allclose(terms['displacement'], squares, rtol=1e-5)
+
+
+def test_painting_reads_where_the_surface_says():
+  """Whatever warps are generated, and whatever is read in faces, true warps paint alike."""
+  changes = {'data.surface': True, 'warps': 'surface', 'data.pairing': 'contrast'}
+  task = avatar.build(micro.config({'mse': 1.0}, **changes))
+  state, batch = task.init(), micro.batch()
+  params = state.params['generator']
+  place = np.float32([0.2, -0.1, 0.1])
+  one = np.ones((len(batch['driver']), 20, 1), np.float32)
+  rest = np.random.default_rng(0).uniform(-0.5, 0.5, (len(one), 20, 3)).astype('f')
+  batch['open_surface'] = np.concatenate([rest, one], 2)
+  for who, move in (('source', place), ('driver', -place)):
+    pose = np.linalg.inv(batch[f'{who}_head_pose'])
+    points = (rest + move) @ pose[:, :3, :3].swapaxes(1, 2) + pose[:, None, :3, 3]
+    batch[f'{who}_surface'] = np.concatenate([points, one], 2)
+  take_off, put_on = avatar_terms.surface_warps(task, batch, lambda x: x[::2])
+  grid = geometry.identity_warp((4, 8, 8))
+  np.testing.assert_allclose(take_off - grid, np.broadcast_to(place, take_off.shape), atol=1e-3)
+  np.testing.assert_allclose(put_on - grid, np.broadcast_to(place, put_on.shape), atol=1e-3)
+
+  paint = lambda params: avatar_terms.reenact(
+    task, avatar_terms.generator(task, params, state.spectral), batch
+  )['prediction']
+  unread = {name: jax.tree.map(jnp.zeros_like, params[name]) for name in WARPS | EXPRESSION}
+  np.testing.assert_array_equal(paint(params), paint(params | unread))
+  with pytest.raises(InputError, match='surface'):
+    avatar.build(micro.config({'mse': 1.0}, warps='surface'))
 
 
 def test_frozen_modules_stay():
@@ -236,4 +266,4 @@ def test_a_missing_file_is_named_with_where_to_get_it(monkeypatch, tmp_path):
 )
 def test_impossible_losses_are_refused(loss, message):
   with pytest.raises(InputError, match=message):
-    avatar_terms.active_weights(loss, avatar_config.get_config().data)
+    avatar_terms.active_weights(micro.config(loss))
