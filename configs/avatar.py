@@ -101,8 +101,8 @@ SIZES = {
   # Small enough to learn on CPU cores: 6.9 M parameters, of which 4.7 M are displacements learned
   # as such. The volume is as wide as the picture, for every reading blurs and eyes are four pixels
   # wide, but what blocks work on is half as wide, and so are generated warps; slices lie where what
-  # is seen of synthetic heads does. A norm over two channels would take from a head how colourful it
-  # is: all are in one group.
+  # is seen of synthetic heads does. A norm over two channels would take from a head how colourful
+  # it is: all are in one group.
   'tiny64': dict(
     image_size=64,
     volume_depth=8,
