@@ -93,7 +93,7 @@ def reenact(task, run, batch, *, key=None):
   """Self-reenactment of a batch: the arrays that losses compare, by name.
 
   With a `key` the expression encoder drops out, as in training. Volumes are read at the warps that
-  config.warps names; the rest of what is returned does not depend on them.
+  config.warps names.
   """
   # The rows of a contrast share their source, which then is worked on once.
   shared = task.config.data.pairing == 'contrast'
@@ -110,14 +110,16 @@ def reenact(task, run, batch, *, key=None):
   z_source, z_driver = deinterleave(encode(run, crops, key))
   shown = (lambda z: z) if task.config.latent.from_pixels else stop
   pose = of_source(batch['source_head_pose'])
+  appearance, driver_pose = run('appearance', masked), batch['driver_head_pose']
   if task.config.warps == 'surface':
     take_off, put_on = surface_warps(task, batch, of_source)
+    canonical = of_rows(run('inpaint', run('upright', appearance, pose, take_off)))
+    identity = of_rows(identity)
+    driven = run('posed', canonical, driver_pose, put_on)
   else:
-    take_off = run('warp_to_canonical', shown(of_source(z_source)), identity)
-    put_on = run('warp_from_canonical', shown(z_driver), of_rows(identity))
-  upright = run('upright', run('appearance', masked), pose, take_off)
-  identity, canonical = of_rows(identity), of_rows(run('inpaint', upright))
-  driven = run('posed', canonical, batch['driver_head_pose'], put_on)
+    canonical = run('to_canonical', appearance, pose, shown(of_source(z_source)), identity)
+    identity, canonical = of_rows(identity), of_rows(canonical)
+    driven = run('from_canonical', canonical, driver_pose, shown(z_driver), identity)
   return {
     'masked_driver': driver * mask,
     'target': composite(driver, mask, task.config.background),
@@ -285,14 +287,11 @@ def surface_places(task, batch):
   A canonical volume holds the open face: its points are read where the source has them, and painted
   where the driver does.
   """
-  places = lambda surface: geometry.in_volume(surface[..., :3], task.avatar.canonical_z)
-  upright = lambda pose, surface: places(
-    jax.vmap(geometry.transform_points)(pose, surface[..., :3])
-  )
-  rest = places(batch['open_surface'])
-  return rest, [
-    upright(batch[f'{who}_head_pose'], batch[f'{who}_surface']) for who in ('source', 'driver')
-  ]
+  places = lambda points: geometry.in_volume(points, task.avatar.canonical_z)
+  upright = jax.vmap(geometry.transform_points)
+  shown = lambda who: upright(batch[f'{who}_head_pose'], batch[f'{who}_surface'][..., :3])
+  rest = places(batch['open_surface'][..., :3])
+  return rest, [places(shown(who)) for who in ('source', 'driver')]
 
 
 def surface_warps(task, batch, of_source):
