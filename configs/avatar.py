@@ -20,7 +20,8 @@ SIZES = {
     volume_depth=16,
     volume_size=64,
     volume_channels=96,
-    reduction=1,  # Blocks work on volumes so many times narrower; the whole goes past them.
+    # Blocks work on volumes so many times shallower, lower, narrower; the whole goes past them.
+    reduction=(1, 1, 1),
     appearance_channels=(128, 256, 512, 512),
     source_blocks=3,
     identity_size=512,  # E.
@@ -100,15 +101,16 @@ SIZES = {
   ),
   # Small enough to learn on CPU cores: 6.9 M parameters, of which 4.7 M are displacements learned
   # as such. The volume is as wide as the picture, for every reading blurs and eyes are four pixels
-  # wide, but what blocks work on is half as wide, and so are generated warps; slices lie where what
-  # is seen of synthetic heads does. A norm over two channels would take from a head how colourful
+  # wide, and its slices lie where what is seen of synthetic heads does, two pixels apart: a surface
+  # between slices tears as it turns. What blocks work on is half as wide and as deep, and so are
+  # generated warps. A norm over two channels would take from a head how colourful
   # it is: all are in one group.
   'tiny64': dict(
     image_size=64,
-    volume_depth=8,
+    volume_depth=16,
     volume_size=64,
     volume_channels=8,
-    reduction=2,
+    reduction=(2, 2, 2),
     canonical_z=(-0.2, 0.8),
     posed_z=(-0.7, 0.3),
     appearance_channels=(48,),

@@ -166,7 +166,7 @@ def with_surface(view, number, camera):
 
 @functools.lru_cache(maxsize=1024)
 def _open_surface(number):
-  points, seen = synthetic_heads.surface(identity(number), synthetic_heads.OPEN)
+  points, seen = synthetic_heads.open_surface(identity(number))
   seen = seen * synthetic_heads.surface_weights()
   return np.concatenate([points, seen[:, None]], axis=1).astype(np.float32)
 

@@ -38,7 +38,7 @@ from data_pipelines.synthetic_heads.pose import (
   sample_head_pose,
 )
 from data_pipelines.synthetic_heads.shading import Light, mirror_light, sample_light
-from data_pipelines.synthetic_heads.surface_points import OPEN, surface
+from data_pipelines.synthetic_heads.surface_points import open_surface, surface
 from data_pipelines.synthetic_heads.surface_points import weights as surface_weights
 from data_pipelines.synthetic_heads.voice import speech
 
@@ -53,7 +53,6 @@ __all__ = [
   'IDENTITY_NAMES',
   'LEVELS',
   'Light',
-  'OPEN',
   'TASKS',
   'camera_head_pose',
   'coefficients',
@@ -76,6 +75,7 @@ __all__ = [
   'sample_identity',
   'sample_light',
   'speech',
+  'open_surface',
   'surface',
   'surface_weights',
   'trajectory',

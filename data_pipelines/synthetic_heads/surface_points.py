@@ -13,8 +13,11 @@ from data_pipelines.synthetic_heads import expression as expression_lib
 from data_pipelines.synthetic_heads import frame, mesh, pose, skull
 from data_pipelines.synthetic_heads.expression import coefficients
 
-# The canonical form: nothing that any expression shows is hidden, so that it can be stored.
-OPEN = coefficients(jawOpen=0.5, mouthUpperUp=0.5, mouthLowerDown=0.5, eyeWide=0.6)
+# The canonical form hides nothing that any expression shows, so that it can be stored. Lids that
+# open fold away: so these are shut, and pulled apart as they are (`open_surface`).
+_OPEN = coefficients(jawOpen=0.5, mouthUpperUp=0.5, mouthLowerDown=0.5, eyeBlink=1)
+_LID_UP, _LID_DOWN = 0.10, 0.025  # As far as lids go when eyes are wide open.
+_LID_REACH = 0.15  # How far from the slit skin moves along: the deviation of a normal curve.
 
 _EYE_REACH, _EYE_RINGS, _EYE_SPOKES = 50.0, 5, 10  # Degrees about the pupil.
 _INSIDE = ('teeth_upper', 'teeth_lower', 'tongue', 'wall')
@@ -108,7 +111,34 @@ def _between(points, upper, lower):
 
 def surface(identity, expression):
   """(points [P,3] float32 in canonical space, seen [P] bool: not behind lids or lips)."""
-  points = frame.vertices(identity, expression)
+  return _surface(frame.vertices(identity, expression), expression)
+
+
+def open_surface(identity):
+  """As `surface`, of the head's canonical form: open eyes with lids that are not folded."""
+  return _surface(_with_lids_apart(frame.vertices(identity, _OPEN)), _OPEN)
+
+
+def _with_lids_apart(points):
+  """Vertices [N,3] of a head with its eyes shut: skin above them moved up, skin below down."""
+  skin = np.r_[mesh.template().grid['skin']]
+  x, y = points[skin, :2].T
+  result = points.copy()
+  for side in (-1, 1):
+    upper, lower = _rims()[f'eye_{side}']
+    order = np.argsort(points[upper, 0])
+    ends = points[upper[order[[0, -1]]], 0]
+    slit = (points[upper, 1] + points[lower, 1])[order] / 2
+    above = np.interp(x, points[upper[order], 0], slit) - y
+    above[np.isin(skin, upper)], above[np.isin(skin, lower)] = 1e-6, -1e-6
+    along = (2 * x - ends.sum()) / np.ptp(ends)
+    move = np.where(above > 0, -_LID_UP, _LID_DOWN) * np.clip(1 - along**2, 0, 1)
+    result[skin, 1] += move * np.exp(-0.5 * (above / _LID_REACH) ** 2)
+  return result
+
+
+def _surface(points, expression):
+  """What `surface` says of a head whose vertices [N,3] are here."""
   skin, inside = _chosen()
   parts, seen = [points[skin]], [np.ones(len(skin), bool)]
   rims = {name: (points[upper], points[lower]) for name, (upper, lower) in _rims().items()}

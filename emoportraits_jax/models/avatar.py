@@ -28,7 +28,8 @@ class Avatar(nn.Module):
   volume_depth: int = 16
   volume_size: int = 64
   volume_channels: int = 96
-  reduction: int = 1  # Blocks work on volumes so many times narrower; the whole goes past them.
+  # Blocks work on volumes so many times shallower, lower, narrower; the whole goes past them.
+  reduction: tuple[int, int, int] = (1, 1, 1)
   # What z the slices of upright and of posed volumes are spread over.
   canonical_z: tuple[float, float] = (-1.0, 1.0)
   posed_z: tuple[float, float] = (-1.0, 1.0)

@@ -1,6 +1,6 @@
 """The volume itself: residual blocks on the source's, a U-Net to the canonical one.
 
-With a `reduction` both work on a volume so many times narrower, and let the whole one past: blocks
+With a `reduction` both work on a volume so many times smaller, and let the whole one past: blocks
 are what takes the time, and what they have to say of a head is smooth.
 """
 
@@ -14,16 +14,17 @@ class SourceBlocks(nn.Module):
   """Residual blocks on the appearance volume [B, D, h, w, C] -> same (architecture.md 6.6)."""
 
   blocks: int
-  reduction: int
+  reduction: tuple[int, int, int]
   settings: layers.Settings
 
   @nn.compact
   def __call__(self, volume):
-    factors = (1, self.reduction, self.reduction)
-    x = start = convolution.average(volume, factors)
+    x = start = convolution.average(volume, self.reduction)
     for index in range(self.blocks):
       x = layers.ResBlock(x.shape[-1], self.settings, name=f'block_{index}')(x)
-    return x if self.reduction == 1 else volume + layers.trilinear(x - start, factors)
+    if max(self.reduction) == 1:
+      return x
+    return volume + layers.trilinear(x - start, self.reduction)
 
 
 class CanonicalUNet(layers.Layer):
@@ -41,7 +42,7 @@ class CanonicalUNet(layers.Layer):
   channels: tuple[int, ...]
   pooling: tuple[tuple[int, int, int], ...]
   depth_factor: int
-  reduction: int
+  reduction: tuple[int, int, int]
   shortcut: bool
   settings: layers.Settings
 
@@ -49,8 +50,7 @@ class CanonicalUNet(layers.Layer):
   def __call__(self, volume):
     settings, batch, out = self.settings, volume.shape[0], volume.shape[-1]
     block = lambda features, name: layers.ResBlock(features, settings, name=name)
-    factors = (1, self.reduction, self.reduction)
-    x = convolution.average(volume, factors)
+    x = convolution.average(volume, self.reduction)
     x = layers.trilinear(x, (self.depth_factor, 1, 1))
     skips = []
     for level, features in enumerate(self.channels):
@@ -69,10 +69,10 @@ class CanonicalUNet(layers.Layer):
     x = convolution.average(x, (self.depth_factor, 1, 1))
     x = nn.relu(settings.norm(name='norm')(x))
     result = settings.spectral(out, (1, 1, 1), use_bias=True, name='head')(x)
-    result = layers.trilinear(result, factors)
+    result = layers.trilinear(result, self.reduction)
     if self.shortcut:
       start = dict(initial=nn.initializers.zeros)
       past = settings.plain(out, (1, 1, 1), name='shortcut', **start)(volume)
       gate = settings.plain(out, (1, 1, 1), use_bias=True, name='gate', **start)(x)
-      result = result + 2 * nn.sigmoid(layers.trilinear(gate, factors)) * past
+      result = result + 2 * nn.sigmoid(layers.trilinear(gate, self.reduction)) * past
     return result

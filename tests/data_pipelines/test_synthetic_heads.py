@@ -5,6 +5,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from data_pipelines import synthetic_heads as heads
 from data_pipelines.synthetic_heads.labels import Label
@@ -339,6 +340,9 @@ def test_a_linear_probe_tells_what_changed_and_nothing_where_nothing_did():
   assert not np.any(still)
 
 
+GAPING = heads.coefficients(jawOpen=0.5, mouthUpperUp=0.5, mouthLowerDown=0.5, eyeWide=0.6)
+
+
 def seen_on(face, size=256):
   """What surface points of a plain face are projected on: labels [n], and which are seen."""
   points, seen = heads.surface(plain(), face)
@@ -349,7 +353,7 @@ def seen_on(face, size=256):
 
 
 def test_surface_points_lie_on_what_they_name():
-  for face in (heads.OPEN, heads.emotion('surprised')):
+  for face in (GAPING, heads.emotion('surprised')):
     labels, seen = seen_on(face)
     eyes = np.isin(labels, (Label.LEFT_EYE, Label.RIGHT_EYE))
     assert eyes[seen].sum() > 20
@@ -360,13 +364,30 @@ def test_surface_points_lie_on_what_they_name():
 
 
 def test_closed_lids_and_lips_hide_what_is_behind():
-  _, opened = heads.surface(plain(), heads.OPEN)
+  points, opened = heads.surface(plain(), GAPING)
   _, closed = heads.surface(plain(), heads.coefficients(eyeBlink=1))
   hidden = opened & ~closed
   assert hidden.sum() > 100 and not (closed & ~opened).any()
-  points, _ = heads.surface(plain(), heads.OPEN)
   centre = points[hidden].mean(0)
   assert abs(centre[0]) < 0.01
+
+
+def test_the_open_face_hides_nothing_and_folds_nothing():
+  who, _, _, _ = sample(4)
+  canonical, seen = heads.open_surface(who)
+  shown = heads.surface(who, GAPING)[1]
+  shut, rest = heads.surface(who, heads.coefficients(eyeBlink=1))
+  # Eyeballs, teeth and tongue show as they do on a face that opens eyes and mouth.
+  assert (seen & shown).sum() > 0.95 * shown.sum()
+  # Lids: what comes down when eyes shut. On an open eye its points lie together, folded.
+  wide, _ = heads.surface(who, heads.coefficients(eyeWide=0.6))
+  lid = rest & (shut[:, 1] - wide[:, 1] > 0.03)
+  assert lid.sum() > 20
+  apart = lambda points: cKDTree(points[lid, :2]).query(points[lid, :2], 2)[0][:, 1].mean()
+  assert apart(wide) < 0.7 * apart(shut)
+  assert apart(canonical) > 0.75 * apart(shut)
+  pupils = (seen & ~rest) & (np.abs(canonical[:, 0]) > 0.1) & (canonical[:, 1] < 0)
+  assert np.median(canonical[lid, 1]) < canonical[pupils, 1].min()
 
 
 def test_a_tongue_is_seen_outside():

@@ -133,7 +133,7 @@ def test_volumes_may_show_the_part_of_depth_where_the_head_is():
 
 def test_a_shortcut_starts_as_nothing():
   settings = layers.Settings(spectral_norm=False, weight_standardisation=False, norm_groups=4)
-  build = lambda shortcut: volume.CanonicalUNet((4,), (), 1, 1, shortcut, settings)
+  build = lambda shortcut: volume.CanonicalUNet((4,), (), 1, (1, 1, 1), shortcut, settings)
   x = np.float32(np.random.default_rng(0).standard_normal((1, 2, 4, 4, 4)))
   variables = jax.jit(build(True).init)(quick_random.key(0), x)
   plain = {k: v for k, v in variables['params'].items() if k != 'shortcut'}
@@ -143,24 +143,27 @@ def test_a_shortcut_starts_as_nothing():
   np.testing.assert_allclose(run(True, mixed), run(False, plain) + x, atol=1e-5)
 
 
-def test_with_a_reduction_blocks_work_on_the_narrow_volume_and_the_whole_goes_past_them():
+def test_with_a_reduction_blocks_work_on_the_small_volume_and_the_whole_goes_past_them():
   settings = layers.Settings(spectral_norm=False, weight_standardisation=False, norm_groups=4)
-  x = np.float32(np.random.default_rng(0).standard_normal((1, 2, 8, 8, 4)))
-  narrow = x.reshape(1, 2, 4, 2, 4, 2, 4).mean((3, 5))
-  wide = lambda x: layers.trilinear(x, (1, 2, 2))
+  x = np.float32(np.random.default_rng(0).standard_normal((1, 4, 8, 8, 4)))
+  # An image has no depth: the decoder's blocks see all slices.
+  narrow = x.reshape(1, 4, 4, 2, 4, 2, 4).mean((3, 5))
+  small = narrow.reshape(1, 2, 2, 4, 4, 4).mean(2)
+  whole = lambda x: layers.trilinear(x, (2, 2, 2))
   run = lambda module, params, x: jax.jit(module.apply)({'params': params}, x)
-  for build, extra, expected in (
-    (lambda r: volume.SourceBlocks(1, r, settings), None, lambda y: x + wide(y - narrow)),
-    (lambda r: volume.CanonicalUNet((4,), (), 1, r, False, settings), None, wide),
-    (lambda r: decoder.Decoder(4, 1, (4,), 2, r, settings), 'detail', lambda y: y),
+  one, two = (1, 1, 1), (2, 2, 2)
+  for build, reduced, extra, expected in (
+    (lambda r: volume.SourceBlocks(1, r, settings), small, None, lambda y: x + whole(y - small)),
+    (lambda r: volume.CanonicalUNet((4,), (), 1, r, False, settings), small, None, whole),
+    (lambda r: decoder.Decoder(4, 1, (4,), 2, r, settings), narrow, 'detail', lambda y: y),
   ):
-    params = jax.jit(build(2).init)(quick_random.key(0), x)['params']
+    params = jax.jit(build(two).init)(quick_random.key(0), x)['params']
     plain = {name: value for name, value in params.items() if name != extra}
-    found = expected(run(build(1), plain, narrow))
-    np.testing.assert_allclose(run(build(2), params, x), found, atol=1e-5)
+    found = expected(run(build(one), plain, reduced))
+    np.testing.assert_allclose(run(build(two), params, x), found, atol=1e-5)
   # What goes past the decoder's blocks starts at 0, and then shows.
   params['detail']['kernel'] += 1
-  assert np.abs(run(build(2), params, x) - found).max() > 1e-3
+  assert np.abs(run(build(two), params, x) - found).max() > 1e-3
 
 
 def test_learned_displacements_start_as_nothing_and_move_where_they_are():
