@@ -386,8 +386,8 @@ def test_the_open_face_hides_nothing_and_folds_nothing():
   apart = lambda points: cKDTree(points[lid, :2]).query(points[lid, :2], 2)[0][:, 1].mean()
   assert apart(wide) < 0.7 * apart(shut)
   assert apart(canonical) > 0.75 * apart(shut)
-  pupils = (seen & ~rest) & (np.abs(canonical[:, 0]) > 0.1) & (canonical[:, 1] < 0)
-  assert np.median(canonical[lid, 1]) < canonical[pupils, 1].min()
+  balls = (seen & ~rest) & (np.abs(canonical[:, 0]) > 0.1) & (canonical[:, 1] < 0)
+  assert np.median(canonical[lid, 1]) < canonical[balls, 1].min()
 
 
 def test_a_tongue_is_seen_outside():
