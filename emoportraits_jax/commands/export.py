@@ -1,4 +1,4 @@
-"""emoportraits export WORKDIR --out DIR [--step N | --best] [--half]"""
+"""emoportraits export WORKDIR --out DIR [--step N | --best] [--half] [--expression-gain X]"""
 
 
 def add_arguments(parser):
@@ -8,10 +8,24 @@ def add_arguments(parser):
   which.add_argument('--step', type=int, help='the checkpoint; without, the newest intact one')
   which.add_argument('--best', action='store_true', help='the checkpoint with the best score')
   parser.add_argument('--half', action='store_true', help='store in half precision')
+  parser.add_argument(
+    '--expression-gain',
+    type=float,
+    default=1.0,
+    metavar='X',
+    help='read expressions X times as far',
+  )
 
 
 def run(args):
   from emoportraits_jax.training import export
 
-  step = export.export(args.workdir, args.out, step=args.step, best=args.best, half=args.half)
+  step = export.export(
+    args.workdir,
+    args.out,
+    step=args.step,
+    best=args.best,
+    half=args.half,
+    expression_gain=args.expression_gain,
+  )
   print(f'Wrote step {step} to {args.out}.')

@@ -47,6 +47,17 @@ def test_the_average_is_folded_and_loads(run, tmp_path, half, tolerance):
   assert not any('spectral' in name or 'standardised' in name for name in loaded)
 
 
+def test_a_gain_multiplies_what_is_read(run, tmp_path):
+  plain, further = tmp_path / 'plain', tmp_path / 'further'
+  export.export(run[0], plain)
+  export.export(run[0], further, expression_gain=1.5)
+  crop = jnp.ones((1, 8, 8, 3)) * jnp.linspace(0, 1, 8)[:, None]
+  read = lambda model: model.module.apply(model.generator, crop, method='expression')
+  before, after = read(pretrained.load(plain)), read(pretrained.load(further))
+  np.testing.assert_allclose(after, 1.5 * before, rtol=1e-5)
+  assert np.abs(before).max() > 1e-3
+
+
 def test_no_folder_of_the_training_machine_is_named(run, tmp_path):
   export.export(run[0], tmp_path / 'model')
   about = json.loads((tmp_path / 'model' / 'config.json').read_text())
