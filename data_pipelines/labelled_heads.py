@@ -7,6 +7,7 @@ is a function of the seed and n alone. Keys of a batch of B frames of S pixels:
   labels      uint8 [B, S, S], the 19 classes of BiSeNet
   landmarks   float32 [B, 68, 2] in [-1, 1]
   head_pose   float32 [B, 4, 4]
+  rough_pose  float32 [B, 4, 4], head_pose as it might be estimated
   expression  float32 [B, K]
   identity    float32 [B, I]
 """
@@ -22,7 +23,8 @@ from emoportraits_jax.errors import InputError
 def load(source, *, split='train', identities=400, frames=8, image_size=64):
   """{name: array} of all frames: keys of a batch, not augmented, and `matte` uint8 [N, S, S].
 
-  `source` is a folder of records of synthetic heads, or 'synthetic': `frames` of `identities` each.
+  `source` is a folder of records of synthetic heads, or several, comma-separated, or 'synthetic':
+  `frames` of `identities` each.
   """
   if source == 'synthetic':
     first = synthetic_clips.HELD_OUT.get(split, 0)
@@ -56,13 +58,16 @@ def load(source, *, split='train', identities=400, frames=8, image_size=64):
   return {name: np.concatenate(values) for name, values in columns.items()}
 
 
-def _recorded(folder, split):
-  records = shards.Records(folder, split)
-  for index in range(len(records)):
-    record = records[index]
-    if record.meta.get('source') != 'synthetic' or 'labels' not in record:
-      raise InputError(f'{folder} is not of synthetic heads: use `emoportraits prepare synthetic`.')
-    yield int(record.meta['identity'].removeprefix('head')), record.window()
+def _recorded(folders, split):
+  for folder in folders.split(','):
+    records = shards.Records(folder, split)
+    for index in range(len(records)):
+      record = records[index]
+      if record.meta.get('source') != 'synthetic' or 'labels' not in record:
+        raise InputError(
+          f'{folder} is not of synthetic heads: use `emoportraits prepare synthetic`.'
+        )
+      yield int(record.meta['identity'].removeprefix('head')), record.window()
 
 
 class Batches(grain.DatasetIterator):
@@ -119,14 +124,25 @@ def augmented(table, row, other, rng):
   if rng.random() < 0.3:
     image = cv2.GaussianBlur(np.ascontiguousarray(image), (0, 0), rng.uniform(0.3, 1.2))
   image = image + rng.normal(0, rng.uniform(0, 8), image.shape)
+  head_pose = table['head_pose'][row] @ np.linalg.inv(moved)
   return {
     'image': np.uint8(np.clip(image, 0, 255)),
     'labels': labels,
     'landmarks': np.float32(table['landmarks'][row] @ turn.T + shift),
-    'head_pose': np.float32(table['head_pose'][row] @ np.linalg.inv(moved)),
+    'head_pose': np.float32(head_pose),
+    'rough_pose': np.float32(_roughly(head_pose, rng)),
     'expression': table['expression'][row],
     'identity': table['identity'][row],
   }
+
+
+def _roughly(head_pose, rng):
+  """A head pose with about the errors of face_features' own: 5 degrees, 5 %, a hundredth."""
+  error = np.eye(4)
+  angles = np.radians(rng.normal(0, 3, 3))
+  error[:3, :3] = cv2.Rodrigues(angles)[0] * np.exp(rng.normal(0, 0.05))
+  error[:3, 3] = rng.normal(0, 0.03, 3)
+  return error @ head_pose
 
 
 def _background(image, rng):

@@ -37,7 +37,7 @@ def test_animate(tmp_path):
   assert (tmp_path / 'talking.png').stat().st_size > 1000
 
 
-# A model of 16 pixels: what takes the time is compiling two training steps.
+# A model of 16 pixels: what takes the time is compiling three training steps.
 MICRO = dict(
   image_size=16, volume_size=16, volume_channels=4, appearance_channels=(8,), source_blocks=0,
   identity_size=8, identity_image=16, identity_width=4, identity_blocks=(1,), expression_size=8,
@@ -52,7 +52,8 @@ def test_train_tiny(tmp_path):
   words += ['--config.data.image_size=16', '--config.data.workers=0', '--config.batch_size=2']
   words += ['--config.preview_pairs=2']
   execute(
-    'train_tiny.ipynb', tmp_path, IDENTITIES=2, READING=2, STEPS=2, HELD_OUT=2, MORE=' '.join(words)
-  )
+    'train_tiny.ipynb', tmp_path, IDENTITIES=2, READING=2, WARPING=2, STEPS=2, HELD_OUT=2,
+    MORE=' '.join(words),
+  )  # fmt: skip
   assert (tmp_path / 'evaluation' / 'evaluation.json').stat().st_size > 1000
   assert pretrained.load(tmp_path / 'models' / 'tiny').config.model.image_size == 16

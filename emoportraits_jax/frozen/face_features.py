@@ -1,8 +1,9 @@
 """What a small network sees in a face, learned from synthetic heads alone: no downloads.
 
 Trained once by `emoportraits_jax.training.face_features` and shipped in `assets`. It stands where
-the paper uses pretrained networks: its feature maps give the perceptual loss (VGG, VGGFace, gaze),
-its head pose and its 19 regions serve the small models in `animate`.
+the paper uses pretrained networks: maps of the whole picture give the perceptual loss that VGG19
+gives there, maps of the face alone, turned upright, those of VGGFace and the gaze network; its head
+pose and its 19 regions serve the small models in `animate`.
 """
 
 import functools
@@ -20,6 +21,7 @@ from emoportraits_jax import geometry
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.files import atomic_path
 from emoportraits_jax.frozen import checkpoint_io
+from emoportraits_jax.models import encoders, layers
 from emoportraits_jax.models.layers import Conv, GroupNorm
 
 ASSET = pathlib.Path(__file__).resolve().parents[1] / 'assets' / 'face_features'
@@ -33,21 +35,28 @@ class FaceFeatures(nn.Module):
   """[B, S, S, 3] in [0, 1] -> a dict of what is seen; S a multiple of 64.
 
   features     list of [B, 64, 64, C1], [B, 32, 32, C2], [B, 16, 16, C3], [B, 8, 8, C4]
+  face         list of [B, 32, 32, F], [B, 16, 16, 2 F], [B, 8, 8, 4 F]: maps of the aligned crop
   head_pose    [B, 4, 4]: image space to canonical head space
   landmarks    [B, 68, 2] in [-1, 1], iBug order
   expression   [B, expressions], coefficients of the synthetic heads, about [0, 1]
   identity     [B, identities], shape and colour parameters of the synthetic heads
   regions      [B, 32, 32, 19] logits
+
+  `face`, `expression` and `identity` are read where the given head poses [B, 4, 4] say that the
+  face is, or else those found: from the whole picture neither was learned in 3,800 steps.
   """
 
   expressions: int
   identities: int
   channels: tuple[int, ...] = (16, 32, 64, 128)
   summary: int = 128
+  face_channels: int = 32
+  face_blocks: tuple[int, ...] = (2, 3, 3)
 
   @nn.compact
-  def __call__(self, image):
-    x = 2 * geometry.resize(image, (SIZE, SIZE), 'area') - 1
+  def __call__(self, image, head_pose=None):
+    image = geometry.resize(image, (SIZE, SIZE), 'area')
+    x = 2 * image - 1
     features = []
     for level, width in enumerate(self.channels):
       # The first level has one layer only: full resolution is where the time goes.
@@ -64,14 +73,35 @@ class FaceFeatures(nn.Module):
     middle = Conv(32, (3, 3), use_bias=True, name='regions_context')(x)
     middle = geometry.resize(middle, features[1].shape[1:3], 'nearest')
     middle = nn.relu(middle + Conv(32, (1, 1), name='regions_detail')(features[1]))
+
+    found = _head_pose(head(12, 'head_pose'))
+    # A pose is not learned from how the crop looks.
+    where = jax.lax.stop_gradient(found) if head_pose is None else head_pose
+    face = Face(self.face_channels, self.face_blocks, name='face')(image, where)
+    small = layers.adaptive_average(face[-1], 4).reshape(len(x), -1)
     return dict(
       features=features,
-      head_pose=_head_pose(head(12, 'head_pose')),
+      face=face,
+      head_pose=found,
       landmarks=head(68 * 2, 'landmarks').reshape(-1, 68, 2),
-      expression=head(self.expressions, 'expression'),
-      identity=head(self.identities, 'identity'),
+      expression=nn.Dense(self.expressions, name='expression')(small),
+      identity=nn.Dense(self.identities, name='identity')(jnp.concatenate([small, summary], 1)),
       regions=Conv(REGIONS, (3, 3), use_bias=True, name='regions')(middle),
     )
+
+
+class Face(nn.Module):
+  """An image and its head pose -> maps of the face, upright and twice as large: a ResNet's."""
+
+  channels: int
+  blocks: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, image, head_pose):
+    crop = jax.vmap(functools.partial(geometry.aligned_crop, size=SIZE))(image, head_pose)
+    plain = layers.Settings(spectral_norm=False, weight_standardisation=False, norm_groups=1)
+    block = encoders.BasicBlock
+    return encoders.stages(crop, self.channels, self.blocks, block, False, plain)
 
 
 def _head_pose(x):
@@ -109,7 +139,14 @@ def load(folder=ASSET):
 
 def save(network, params, folder, about):
   """Writes parameters as float16, and `about` (JSON: what made them) with the network's fields."""
-  fields = ('expressions', 'identities', 'channels', 'summary')
+  fields = (
+    'expressions',
+    'identities',
+    'channels',
+    'summary',
+    'face_channels',
+    'face_blocks',
+  )
   about = about | {'model': {name: getattr(network, name) for name in fields}}
   flat = traverse_util.flatten_dict(params, sep='/')
   with atomic_path(folder, directory=True) as path:

@@ -97,17 +97,24 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image):
-    x = self.settings.spectral(self.width, (7, 7), strides=2, name='stem')(centred(image))
-    x = nn.relu(self.settings.norm(name='stem_norm')(x))
-    if self.stem_pool:
-      x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     block = Bottleneck if self.bottleneck else BasicBlock
-    for stage, count in enumerate(self.blocks):
-      for index in range(count):
-        strides = 2 if stage > 0 and index == 0 else 1
-        name = f'stage_{stage}_block_{index}'
-        x = block(self.width * 2**stage, strides, self.settings, name=name)(x)
-    return self.settings.spectral(self.features, (1, 1), name='head')(x)
+    maps = stages(image, self.width, self.blocks, block, self.stem_pool, self.settings)
+    return self.settings.spectral(self.features, (1, 1), name='head')(maps[-1])
+
+
+def stages(image, width, blocks, block, stem_pool, settings):
+  """The stem and the stages of a ResNet, as submodules of who calls: a list of their maps."""
+  x = settings.spectral(width, (7, 7), strides=2, name='stem')(centred(image))
+  x = nn.relu(settings.norm(name='stem_norm')(x))
+  if stem_pool:
+    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+  maps = []
+  for stage, count in enumerate(blocks):
+    for index in range(count):
+      strides = 2 if stage > 0 and index == 0 else 1
+      x = block(width * 2**stage, strides, settings, name=f'stage_{stage}_block_{index}')(x)
+    maps.append(x)
+  return maps
 
 
 class BasicBlock(nn.Module):

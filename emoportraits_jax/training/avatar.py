@@ -160,7 +160,7 @@ def _started_from(folders, params, spectral):
   modules = _by_module(params)
   afresh = set(modules)
   for folder in folders.split(','):
-    older, known = _networks_of(folder)
+    older, known = networks_of(folder)
     older, taken = _by_module(older), {}
     for name in modules.keys() & older.keys():
       same = shapes(modules[name]) == shapes(older[name])
@@ -202,7 +202,7 @@ def _grown(new, old):
   return None if any(value is None for value in result.values()) else result
 
 
-def _networks_of(folder):
+def networks_of(folder):
   """(params, spectral) of a run, or of a model that `pretrained.load` knows."""
   if (pathlib.Path(folder) / 'checkpoints').is_dir():
     _, state = run_folder.stored(folder)

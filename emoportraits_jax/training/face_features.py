@@ -16,8 +16,9 @@ import numpy as np
 import optax
 
 from data_pipelines import labelled_heads
+from emoportraits_jax.errors import InputError
 from emoportraits_jax.frozen import face_features
-from emoportraits_jax.training import optimiser, quick_random
+from emoportraits_jax.training import avatar, optimiser, quick_random
 
 
 @flax.struct.dataclass
@@ -46,6 +47,8 @@ class Task:
     """A fresh TrainState, by config.seed."""
     image = jnp.zeros((1, face_features.SIZE, face_features.SIZE, 3))
     params = self.network.init(quick_random.key(self.config.seed), image)['params']
+    if self.config.initial:
+      params['face'] = _reading_of(self.config.initial, params['face'])
     ema = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.zeros((), jnp.int32), params, self.tx.init(params), ema)
 
@@ -54,7 +57,8 @@ class Task:
     del constants
 
     def total(params):
-      terms = loss_terms(self.network.apply({'params': params}, _to_float(batch['image'])), batch)
+      image, pose = _to_float(batch['image']), batch['rough_pose']
+      terms = loss_terms(self.network.apply({'params': params}, image, pose), batch)
       value = sum(self.config.loss[name] * term for name, term in terms.items())
       return value, {'loss': value} | {f'loss/{name}': term for name, term in terms.items()}
 
@@ -87,6 +91,16 @@ class Task:
     return found | {'score': found['landmarks']}, {'landmarks': _sheet(batch['image'], out)}
 
 
+def _reading_of(folder, fresh):
+  """The ResNet of the expression encoder of an avatar, run or model: where `fresh` starts."""
+  networks, _ = avatar.networks_of(folder)
+  found = networks['generator']['expression_encoder']['resnet']
+  found = {name: value for name, value in found.items() if name != 'head'}
+  if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, fresh):
+    raise InputError(f'config.initial: {folder} reads expressions by a network of other sizes.')
+  return found
+
+
 def build(config):
   """The Task of a config."""
   network = face_features.FaceFeatures(**config.model)
@@ -99,7 +113,9 @@ def build(config):
 
 
 def shapes(config):
-  """The TrainState of a config in jax.ShapeDtypeStructs."""
+  """The TrainState of a config in jax.ShapeDtypeStructs; whatever it started from may be gone."""
+  config = config.copy_and_resolve_references()
+  config.initial = ''
   return jax.eval_shape(build(config).init)
 
 
@@ -128,18 +144,22 @@ def figures(out, batch):
   """Errors in units to think in: landmarks in image widths, turns in degrees, R2, accuracy."""
   turn = lambda pose: pose[:, :3, :3] / np.linalg.norm(pose[:, :3, :3], axis=2, keepdims=True)
   trace = np.einsum('nij,nij->n', turn(out['head_pose']), turn(batch['head_pose']))
-  truth = batch['expression']
-  residual = np.square(out['expression'] - truth).mean(0)
-  spread = truth.var(0)
-  moved = spread > 1e-4  # A few frames leave some coefficients at rest: those have no R2.
   labels = np.asarray(geometry_labels(batch['labels'], out['regions'].shape[1]))
   gap = np.linalg.norm(out['landmarks'] - batch['landmarks'], axis=-1)
   return {
     'landmarks': float(gap.mean() / 2),
     'degrees': float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))).mean()),
-    'expression_r2': float(np.mean(1 - residual[moved] / spread[moved])),
+    'expression_r2': _r2(out['expression'], batch['expression']),
+    'identity_r2': _r2(out['identity'], batch['identity']),
     'regions': float((out['regions'].argmax(-1) == labels).mean()),
   }
+
+
+def _r2(found, truth):
+  """The mean over columns, without those that these few frames leave at rest."""
+  spread = truth.var(0)
+  moved = spread > 1e-4
+  return float(np.mean(1 - np.square(found - truth).mean(0)[moved] / spread[moved]))
 
 
 def _to_float(image):

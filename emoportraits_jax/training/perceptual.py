@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from emoportraits_jax import frozen, geometry, losses
 from emoportraits_jax.frozen import gaze, vgg
 
-TERMS = ('features', 'vgg19', 'vgg_face', 'gaze')
+TERMS = ('features', 'face', 'vgg19', 'vgg_face', 'gaze')
 # The frozen network of a term, where it has another name.
-NETWORKS = dict(zip(TERMS, TERMS, strict=True)) | {'features': 'face_features'}
+NETWORKS = dict(zip(TERMS, TERMS, strict=True)) | dict.fromkeys(TERMS[:2], 'face_features')
 
 
 def load(weights):
@@ -27,6 +27,7 @@ def terms(task, active, constants, run, prediction, target, batch):
   """{term: scalar} of the active ones; [B, H, W, 3] images in [0, 1]."""
   distances = {
     'features': functools.partial(features_distance, task.frozen.get('features')),
+    'face': functools.partial(face_distance, task.frozen.get('face'), batch['driver_head_pose']),
     'vgg19': vgg19_distance,
     'vgg_face': functools.partial(vgg_face_distance, run, batch['driver_head_pose']),
     'gaze': functools.partial(gaze_distance, batch['driver_landmarks'][..., :2]),
@@ -44,8 +45,14 @@ def terms(task, active, constants, run, prediction, target, batch):
 
 
 def features_distance(module, variables, prediction, target):
-  """By our own face features: what stands for the others where nothing is downloaded."""
+  """By our own face features, of the picture: what stands for VGG19 where nothing is downloaded."""
   look = lambda image: module.apply(variables, image)['features']
+  return losses.perceptual(look(prediction), look(target))
+
+
+def face_distance(module, pose, variables, prediction, target):
+  """By those of the face, cropped by the driver's pose: for VGGFace and the gaze network."""
+  look = lambda image: module.apply(variables, image, pose)['face']
   return losses.perceptual(look(prediction), look(target))
 
 

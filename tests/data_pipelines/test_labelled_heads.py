@@ -53,6 +53,19 @@ def test_head_pose_moves_with_the_picture(table):
     np.testing.assert_allclose(read(frame['head_pose'], frame['landmarks'][0]), before, atol=1e-5)
 
 
+def test_a_rough_pose_is_near_the_true_one(table):
+  turns, shifts = [], []
+  for seed in range(60):
+    frame = labelled_heads.augmented(table, 0, 1, np.random.default_rng(seed))
+    error = frame['rough_pose'] @ np.linalg.inv(frame['head_pose'])
+    scale = np.cbrt(np.linalg.det(error[:3, :3]))
+    turn = np.clip((np.trace(error[:3, :3]) / scale - 1) / 2, -1, 1)
+    turns.append(np.degrees(np.arccos(turn)))
+    shifts.append(np.linalg.norm(error[:3, 3]))
+    assert 0.8 < scale < 1.25
+  assert 3 < np.mean(turns) < 7 and 0.03 < np.mean(shifts) < 0.07
+
+
 def test_batches_are_a_function_of_seed_and_number(table):
   one = labelled_heads.Batches(table, 4, seed=3)
   next(one)

@@ -203,6 +203,16 @@ def test_the_whole_released_loss_makes_a_step(monkeypatch):
   assert like(new) == like(state)
 
 
+def test_a_step_looks_at_the_picture_and_the_face_by_our_own_features():
+  """Traced, not run, with the shipped network."""
+  config = micro.config(None, 'tiny64,clean')
+  config.loss.update(features=5.0, face=2.0)
+  task = avatar.build(config)
+  state = jax.eval_shape(task.init)
+  _, metrics = jax.eval_shape(task.train_step, state, micro.batch(), task.constants)
+  assert {'loss/features', 'loss/face'} < metrics.keys()
+
+
 @pytest.mark.slow
 def test_a_step_with_the_whole_released_loss_is_finite(monkeypatch, aux_recipe, reference):
   def variables(name):

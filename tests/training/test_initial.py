@@ -28,7 +28,7 @@ def folders(monkeypatch):
     'wide': networks(1, expression_width=8),
     'painter': networks(2, decoder_features=16),
   }
-  monkeypatch.setattr(avatar, '_networks_of', made.get)
+  monkeypatch.setattr(avatar, 'networks_of', made.get)
 
 
 def test_modules_that_fit_are_taken_and_the_later_folder_wins(folders, capsys):
@@ -44,7 +44,7 @@ def test_modules_that_fit_are_taken_and_the_later_folder_wins(folders, capsys):
 
 
 def test_a_run_of_the_same_sizes_is_taken_whole(monkeypatch, capsys):
-  monkeypatch.setattr(avatar, '_networks_of', {'same': networks(1)}.get)
+  monkeypatch.setattr(avatar, 'networks_of', {'same': networks(1)}.get)
   params, spectral = avatar._started_from('same', *networks(0))
   assert value(params) == value(spectral) == 1
   assert not capsys.readouterr().err
@@ -67,11 +67,11 @@ def test_a_module_with_more_blocks_starts_as_what_it_was():
 
 def test_a_folder_of_which_nothing_fits_is_an_error(folders, monkeypatch):
   none = {'generator': {'decoder': {'kernel': np.zeros(3)}}}, {}
-  monkeypatch.setattr(avatar, '_networks_of', lambda folder: none)
+  monkeypatch.setattr(avatar, 'networks_of', lambda folder: none)
   with pytest.raises(InputError, match='nothing in elsewhere has the sizes'):
     avatar._started_from('elsewhere', *networks(0))
 
 
 def test_a_model_of_the_package_can_be_named():
-  params, spectral = avatar._networks_of('tiny64')
+  params, spectral = avatar.networks_of('tiny64')
   assert 'expression_encoder' in params['generator'] and spectral == {}
