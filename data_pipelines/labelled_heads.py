@@ -137,7 +137,7 @@ def augmented(table, row, other, rng):
 
 
 def _roughly(head_pose, rng):
-  """A head pose with about the errors of face_features' own: 5 degrees, 5 %, a hundredth."""
+  """A head pose with errors as those found have: 5 degrees, 5 % of size and of a face's width."""
   error = np.eye(4)
   angles = np.radians(rng.normal(0, 3, 3))
   error[:3, :3] = cv2.Rodrigues(angles)[0] * np.exp(rng.normal(0, 0.05))

@@ -139,14 +139,7 @@ def load(folder=ASSET):
 
 def save(network, params, folder, about):
   """Writes parameters as float16, and `about` (JSON: what made them) with the network's fields."""
-  fields = (
-    'expressions',
-    'identities',
-    'channels',
-    'summary',
-    'face_channels',
-    'face_blocks',
-  )
+  fields = ('expressions', 'identities', 'channels', 'summary', 'face_channels', 'face_blocks')
   about = about | {'model': {name: getattr(network, name) for name in fields}}
   flat = traverse_util.flatten_dict(params, sep='/')
   with atomic_path(folder, directory=True) as path:
