@@ -21,7 +21,7 @@ from emoportraits_jax import geometry
 from emoportraits_jax.errors import InputError
 from emoportraits_jax.files import atomic_path
 from emoportraits_jax.frozen import checkpoint_io
-from emoportraits_jax.models import encoders, layers
+from emoportraits_jax.models import layers
 from emoportraits_jax.models.layers import Conv, GroupNorm
 
 ASSET = pathlib.Path(__file__).resolve().parents[1] / 'assets' / 'face_features'
@@ -100,8 +100,7 @@ class Face(nn.Module):
   def __call__(self, image, head_pose):
     crop = jax.vmap(functools.partial(geometry.aligned_crop, size=SIZE))(image, head_pose)
     plain = layers.Settings(spectral_norm=False, weight_standardisation=False, norm_groups=1)
-    block = encoders.BasicBlock
-    return encoders.stages(crop, self.channels, self.blocks, block, False, plain)
+    return layers.resnet_stages(crop, self.channels, self.blocks, layers.BasicBlock, False, plain)
 
 
 def _head_pose(x):

@@ -1,14 +1,10 @@
 """Three readings of an image: appearance volume, identity descriptor e, expression code z."""
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from emoportraits_jax import geometry
 from emoportraits_jax.models import layers
-
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class AppearanceEncoder(nn.Module):
@@ -29,7 +25,7 @@ class AppearanceEncoder(nn.Module):
     entry = self.settings.spectral(
       self.channels[0], (7, 7), strides=self.stride, use_bias=True, name='from_rgb'
     )
-    x = entry(centred(image) if self.centred else image)
+    x = entry(layers.centred(image) if self.centred else image)
     for index, features in enumerate(self.channels[1:]):
       x = layers.ResBlock(features, self.settings, 'down', name=f'down_{index}')(x)
     x = nn.relu(self.settings.norm(name='norm')(x))
@@ -97,70 +93,8 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image):
-    block = Bottleneck if self.bottleneck else BasicBlock
-    maps = stages(image, self.width, self.blocks, block, self.stem_pool, self.settings)
+    block = layers.Bottleneck if self.bottleneck else layers.BasicBlock
+    maps = layers.resnet_stages(
+      image, self.width, self.blocks, block, self.stem_pool, self.settings
+    )
     return self.settings.spectral(self.features, (1, 1), name='head')(maps[-1])
-
-
-def stages(image, width, blocks, block, stem_pool, settings):
-  """The stem and the stages of a ResNet, as submodules of who calls: a list of their maps."""
-  x = settings.spectral(width, (7, 7), strides=2, name='stem')(centred(image))
-  x = nn.relu(settings.norm(name='stem_norm')(x))
-  if stem_pool:
-    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-  maps = []
-  for stage, count in enumerate(blocks):
-    for index in range(count):
-      strides = 2 if stage > 0 and index == 0 else 1
-      x = block(width * 2**stage, strides, settings, name=f'stage_{stage}_block_{index}')(x)
-    maps.append(x)
-  return maps
-
-
-class BasicBlock(nn.Module):
-  """ResNet's block of two 3x3 convolutions, as released: the second one weight-standardised."""
-
-  features: int
-  strides: int
-  settings: layers.Settings
-
-  @nn.compact
-  def __call__(self, x):
-    settings = self.settings
-    y = settings.spectral(self.features, (3, 3), strides=self.strides, name='conv_1')(x)
-    y = nn.relu(settings.norm(name='norm_1')(y))
-    y = settings.standardised(self.features, (3, 3), name='conv_2')(y)
-    y = settings.norm(name='norm_2')(y)
-    return nn.relu(y + shortcut(x, self.features, self.strides, settings))
-
-
-class Bottleneck(nn.Module):
-  """ResNet's block of 1x1, 3x3 (strided), 1x1 convolutions; 4 * features come out."""
-
-  features: int
-  strides: int
-  settings: layers.Settings
-
-  @nn.compact
-  def __call__(self, x):
-    settings = self.settings
-    y = settings.spectral(self.features, (1, 1), name='conv_1')(x)
-    y = nn.relu(settings.norm(name='norm_1')(y))
-    y = settings.standardised(self.features, (3, 3), strides=self.strides, name='conv_2')(y)
-    y = nn.relu(settings.norm(name='norm_2')(y))
-    y = settings.standardised(4 * self.features, (1, 1), name='conv_3')(y)
-    y = settings.norm(name='norm_3')(y)
-    return nn.relu(y + shortcut(x, 4 * self.features, self.strides, settings))
-
-
-def centred(image):
-  """[0, 1] -> about 0 in mean and 1 in deviation, over pictures."""
-  return (image - IMAGENET_MEAN) / IMAGENET_STD
-
-
-def shortcut(x, features, strides, settings):
-  """The identity, or where the shape changes a strided 1x1 convolution and a norm."""
-  if strides == 1 and x.shape[-1] == features:
-    return x
-  x = settings.spectral(features, (1, 1), strides=strides, name='skip')(x)
-  return settings.norm(name='skip_norm')(x)

@@ -324,3 +324,73 @@ class ResBlock(nn.Module):
     if x.shape[-1] != self.features:
       shortcut = settings.spectral(self.features, (1,) * rank, name='skip')(shortcut)
     return y + (convolution.double(shortcut) if up else shortcut)
+
+
+# --- ResNets ----------------------------------------------------------------------------------
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def resnet_stages(image, width, blocks, block, stem_pool, settings):
+  """The stem and the stages of a ResNet, as submodules of who calls: a list of their maps."""
+  x = settings.spectral(width, (7, 7), strides=2, name='stem')(centred(image))
+  x = nn.relu(settings.norm(name='stem_norm')(x))
+  if stem_pool:
+    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+  maps = []
+  for stage, count in enumerate(blocks):
+    for index in range(count):
+      strides = 2 if stage > 0 and index == 0 else 1
+      x = block(width * 2**stage, strides, settings, name=f'stage_{stage}_block_{index}')(x)
+    maps.append(x)
+  return maps
+
+
+class BasicBlock(nn.Module):
+  """ResNet's block of two 3x3 convolutions, as released: the second one weight-standardised."""
+
+  features: int
+  strides: int
+  settings: Settings
+
+  @nn.compact
+  def __call__(self, x):
+    settings = self.settings
+    y = settings.spectral(self.features, (3, 3), strides=self.strides, name='conv_1')(x)
+    y = nn.relu(settings.norm(name='norm_1')(y))
+    y = settings.standardised(self.features, (3, 3), name='conv_2')(y)
+    y = settings.norm(name='norm_2')(y)
+    return nn.relu(y + resnet_shortcut(x, self.features, self.strides, settings))
+
+
+class Bottleneck(nn.Module):
+  """ResNet's block of 1x1, 3x3 (strided), 1x1 convolutions; 4 * features come out."""
+
+  features: int
+  strides: int
+  settings: Settings
+
+  @nn.compact
+  def __call__(self, x):
+    settings = self.settings
+    y = settings.spectral(self.features, (1, 1), name='conv_1')(x)
+    y = nn.relu(settings.norm(name='norm_1')(y))
+    y = settings.standardised(self.features, (3, 3), strides=self.strides, name='conv_2')(y)
+    y = nn.relu(settings.norm(name='norm_2')(y))
+    y = settings.standardised(4 * self.features, (1, 1), name='conv_3')(y)
+    y = settings.norm(name='norm_3')(y)
+    return nn.relu(y + resnet_shortcut(x, 4 * self.features, self.strides, settings))
+
+
+def centred(image):
+  """[0, 1] -> about 0 in mean and 1 in deviation, over pictures."""
+  return (image - IMAGENET_MEAN) / IMAGENET_STD
+
+
+def resnet_shortcut(x, features, strides, settings):
+  """The identity, or where the shape changes a strided 1x1 convolution and a norm."""
+  if strides == 1 and x.shape[-1] == features:
+    return x
+  x = settings.spectral(features, (1, 1), strides=strides, name='skip')(x)
+  return settings.norm(name='skip_norm')(x)

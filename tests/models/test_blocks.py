@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from emoportraits_jax.models import encoders, layers
+from emoportraits_jax.models import layers
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +24,10 @@ BLOCKS = {
   'res3d_same': (layers.ResBlock(96, SETTINGS), 'source_volume/block_0'),
   'res3d_ch': (layers.ResBlock(192, SETTINGS), 'canonical_unet/down_0'),
   'bottleneck_down': (
-    encoders.Bottleneck(128, 2, SETTINGS), 'identity_encoder/resnet/stage_1_block_0'
+    layers.Bottleneck(128, 2, SETTINGS), 'identity_encoder/resnet/stage_1_block_0'
   ),
   'basic_down': (
-    encoders.BasicBlock(128, 2, SETTINGS), 'expression_encoder/resnet/stage_1_block_0'
+    layers.BasicBlock(128, 2, SETTINGS), 'expression_encoder/resnet/stage_1_block_0'
   ),
   'res3d_ada': (layers.ResBlock(256, SETTINGS), 'to_canonical_warp/up_0'),
 }  # fmt: skip
