@@ -12,9 +12,9 @@ from emoportraits_jax.training import avatar, face_features
 SMALL = dict(channels=(8, 8, 8, 16), summary=32, face_channels=4, face_blocks=(1,))
 
 
-def small(**model):
+def small():
   config = config_file.get_config('test')
-  config.model.update(SMALL | model)
+  config.model.update(SMALL)
   config.optimiser.update(warmup=1, horizon=1000, learning_rate=1e-2)
   return config
 
@@ -34,7 +34,7 @@ def test_every_label_is_learned(batch):
     assert errors[-1][f'loss/{name}'] < 0.6 * errors[0][f'loss/{name}'], name
 
 
-def test_the_face_starts_from_the_reading_of_an_avatar(monkeypatch, batch):
+def test_the_face_starts_from_the_reading_of_an_avatar(monkeypatch):
   other = micro.config()
   other.model.update(spectral_norm=False, weight_standardisation=False)
   read = jax.device_get(avatar.init_params(avatar.build(other)))
